@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from hsmd.anchors import pem_bundle
 from hsmd.anchors.acceptance import is_issued_by
-from hsmd.anchors.certificates import MAX_BYTES, MAX_CERTIFICATES
+from hsmd.anchors.certificates import MAX_BYTES, MAX_CERTIFICATES, UNREADABLE
 from hsmd.anchors.problems import CertificatesInvalid
 from hsmd.deployment import version_directories
 from hsmd.deployment.version_directories import Access
@@ -167,11 +167,19 @@ def parse_lists(pem: bytes, what: str = "revocation lists") -> RevocationLists:
     for number, block in enumerate(_blocks(pem, what), 1):
         if number > MAX_CERTIFICATES:
             raise CertificatesInvalid(f"{what}: at most {MAX_CERTIFICATES} lists")
-        try:
-            found.append(x509.load_pem_x509_crl(block))
-        except (ValueError, UnsupportedAlgorithm):
-            raise CertificatesInvalid(f"{what}: list {number} is not a well-formed X.509 CRL") from None
+        found.append(_list(block, f"{what}: list {number}"))
     return tuple(found)
+
+
+def _list(block: bytes, what: str) -> x509.CertificateRevocationList:
+    """The list in a block. Its members are decoded here: the library does so when they are read, in the middle of a pass."""
+    try:
+        found = x509.load_pem_x509_crl(block)
+        _ = found.issuer, found.last_update_utc, found.next_update_utc, found.extensions, len(found)
+        found.get_revoked_certificate_by_serial_number(0)
+    except UNREADABLE:
+        raise CertificatesInvalid(f"{what} is not a well-formed X.509 CRL") from None
+    return found
 
 
 def checked_lists(

@@ -146,7 +146,7 @@ class Node:
         answer = daemons.ask(NodeTrust(self._config.authority))
         assert isinstance(answer, NodeAnchors)
         offered = pem_bundle.parse(answer.anchors.encode(), "the anchors that the daemon offers")
-        lists = documents.parse_lists(answer.revocation_lists.encode(), "the revocation lists of the daemon")
+        lists = _offered_lists(answer, found)
         held = kept or Kept(self._config.keys.new(), (), ())
         try:
             anchors = refreshed(held.anchors, offered)
@@ -240,6 +240,15 @@ class Node:
         begins, ends = (now, now) if kept is None or not kept.chain else _dates(kept.leaf)
         next_at = renewal.next_look(begins, ends, now, failed=failed)
         return found.state(passed_at=now, next_at=next_at, daemon=used or found.before.daemon)
+
+
+def _offered_lists(answer: NodeAnchors, found: _Found) -> RevocationLists:
+    """The lists of an answer; none if they are malformed: a certificate that is due is renewed nevertheless."""
+    try:
+        return documents.parse_lists(answer.revocation_lists.encode(), "the revocation lists of the daemon")
+    except CertificatesInvalid as error:
+        found.note(trust_error=error.text)
+        return ()
 
 
 class _Found:

@@ -73,6 +73,11 @@ class Service:
         except (Conflict, OSError) as error:
             log.error("node.no_pass", error=error.text if isinstance(error, Conflict) else str(error))
             return self._now() + RETRY
+        except Exception as error:
+            # A fault of ours, or something that a daemon found out: it must not end what keeps the certificate alive. The text
+            # of such an error may hold anything.
+            log.error("node.no_pass", error=f"internal error: {type(error).__name__}")
+            return self._now() + RETRY
         sd_notify.notify(f"STATUS={_status(done)}")
         return done.next_at or self._now() + RETRY
 

@@ -19,15 +19,16 @@ Certificates = tuple[x509.Certificate, ...]
 def refreshed(held: Certificates, offered: Sequence[x509.Certificate]) -> Certificates:
     """The anchors to hold: at first those that are offered; afterwards those that are held, with their certificates renewed.
 
-    A certificate is renewed by one of the same key and name that ends later. Raises UpdateRefused if an anchor of a key that is
+    A certificate is renewed by one of the same key and name that ends later; of each key one certificate is held. Raises UpdateRefused if an anchor of a key that is
     not trusted is offered, CertificatesInvalid if it is none.
     """
     check_anchors(offered, "the anchors that the daemon offers")
-    if not held:
-        return tuple(offered)
     renewed = list(held)
     for certificate in offered:
-        at = next((at for at, old in enumerate(held) if _is_same(old, certificate)), None)
+        at = next((at for at, old in enumerate(renewed) if _is_same(old, certificate)), None)
+        if at is None and not held:
+            renewed.append(certificate)
+            continue
         if at is None:
             raise UpdateRefused(
                 f"the daemon offers a trust anchor of a key that this node does not trust: {_name(certificate)}; anchors change"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from base64 import b64encode
 from pathlib import Path
 
 import pytest
@@ -132,6 +133,16 @@ def test_several_lists_are_parsed_and_other_blocks_refused(authority: NodeAuthor
         parse_lists(pem + kept.leaf.public_bytes(Encoding.PEM))
     with pytest.raises(CertificatesInvalid):
         parse_lists(pem[:-30])
+
+
+def test_a_list_whose_members_cannot_be_read_is_refused_at_once(authority: NodeAuthority) -> None:
+    good = authority.list().public_bytes(Encoding.DER)
+    name = b"\x0c\x0cExample CA 1"
+    assert name in good
+    for kind in (0x02, 0x03, 0x05, 0x1B):  # not the kinds of strings that names have
+        pem = b64encode(good.replace(name, bytes([kind]) + name[1:])).decode()
+        with pytest.raises(CertificatesInvalid, match="list 1 is not a well-formed"):
+            parse_lists(f"-----BEGIN X509 CRL-----\n{pem}\n-----END X509 CRL-----\n".encode())
 
 
 def test_a_key_of_each_type_asks_for_a_certificate() -> None:

@@ -8,6 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
@@ -23,7 +24,7 @@ from hsmd.node.probe import Probe, Whose
 from hsmd.node.programs import ANCHORS, CHAIN, KEY
 from hsmd.node.renewal import due
 from hsmd.node.tls_keys import TlsKey
-from hsmd.protocol.messages import NodeCertificate, NodeTrust
+from hsmd.protocol.messages import NodeAnchors, NodeCertificate, NodeTrust
 from tests.support.node_authority import Clock, NodeAuthority
 
 
@@ -203,6 +204,29 @@ def test_a_certificate_for_another_key_or_below_another_anchor_is_not_written(
     done = node.make_pass(lying, Wish(renew=True))
     assert "another key than this node's" in done.problems[0]
     assert kept(config).leaf == before.leaf
+
+
+def test_lists_that_are_malformed_do_not_keep_a_certificate_from_being_renewed(
+    node: Node, config: NodeConfig, authority: NodeAuthority, clock: Clock
+) -> None:
+    node.make_pass(authority)
+    before = kept(config)
+
+    class Careless(NodeAuthority):
+        def ask(self, request: Any) -> object:
+            answer = authority.ask(request)
+            return (
+                msgspec.structs.replace(
+                    answer, revocation_lists="-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n"
+                )
+                if isinstance(answer, NodeAnchors)
+                else answer
+            )
+
+    done = node.make_pass(Careless(clock), Wish(renew=True))
+    assert done.problems == ["the revocation lists of the daemon: list 1 is not a well-formed X.509 CRL"]
+    assert kept(config).leaf == authority.issued[1]
+    assert kept(config).lists == before.lists
 
 
 def test_a_program_that_cannot_be_reloaded_is_tried_again(

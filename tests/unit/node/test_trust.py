@@ -38,3 +38,9 @@ def test_an_anchor_that_is_not_offered_stays(authority: NodeAuthority, clock: Cl
 def test_a_certificate_that_is_no_anchor_is_refused(authority: NodeAuthority) -> None:
     with pytest.raises(CertificatesInvalid, match="self-signed"):
         refreshed((), [authority.issue(NodeAuthority(authority.clock).key.public_key())])
+
+
+def test_of_each_key_one_certificate_is_held(authority: NodeAuthority) -> None:
+    shorter, longer = authority.root(), authority.root(timedelta(days=2_000))
+    assert refreshed((), [shorter, longer]) == (longer,)
+    assert refreshed((longer,), [shorter, longer]) == (longer,)
