@@ -167,9 +167,9 @@ def enroll(
 ) -> None:
     """Create a one-time token with which a new client registers its own key.
 
-    Use it on a new front end with `hsmd agent init --enroll -`, and for all others with `hsmd enroll -`. The token
-    is printed once and valid for 15 minutes and one use. It identifies this daemon and authorises the new client: treat it like
-    a password.
+    Use it on a new front end with `hsmd agent init --enroll -`, on a node with `hsmd node init --enroll -`, and for all others
+    with `hsmd enroll -`. The token is printed once and valid for 15 minutes and one use. It identifies this daemon and
+    authorises the new client: treat it like a password.
     """
     from hsmd.client import parse_address
 
@@ -181,8 +181,10 @@ def enroll(
         ),
         EnrolmentTicket,
     )
-    agent = Role.FRONT_END in role and AT_OPERATOR_ADDRESSES.isdisjoint(role)
-    there = "hsmd agent init --enroll -" if agent else "hsmd enroll -"
+    there = "hsmd enroll -"
+    if AT_OPERATOR_ADDRESSES.isdisjoint(role):
+        there = "hsmd agent init --enroll -" if Role.FRONT_END in role else there
+        there = "hsmd node init --enroll -" if Role.NODE in role else there
     session.output.show(ticket, lambda: ticket.token)
     if not session.output.as_json:
         note(f"Within 15 minutes, run `{there}` on the other host and paste this line.")

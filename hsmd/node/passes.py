@@ -81,8 +81,9 @@ class Node:
         try:
             kept = self._read(found)
         except (OSError, CertificatesInvalid) as error:
+            fault = _fault(error, self._current) if isinstance(error, OSError) else error.text
             return self._stop(
-                found, f"{error}; restore {ANCHORS}, or set the node up again: hsmd node init --again"
+                found, f"{fault}; restore {ANCHORS}, or set the node up again: hsmd node init --again"
             )
         kept = self._ask(daemons, kept, found, wish)
         version = self._write(kept, found) if kept is not None and kept.chain else ""
@@ -115,13 +116,20 @@ class Node:
     def _read(self, found: _Found) -> Kept | None:
         """What is kept; of damaged files the anchors, for which there is no other source, and a new key.
 
-        Raises CertificatesInvalid and OSError if the anchors cannot be read: they are never taken from a daemon again.
+        Raises CertificatesInvalid and OSError if the anchors cannot be read, or are gone: they are never taken from a daemon
+        again, unless the node is set up again.
         """
+        if found.before.anew:
+            return None
         try:
-            return documents.read(self._config.files)
+            kept = documents.read(self._config.files)
+            if kept is None and found.before.had_files:
+                raise CertificatesInvalid(f"{self._current} is gone")
+            return kept
         except (OSError, CertificatesInvalid) as error:
             anchors = documents.read_anchors(self._config.files)
-            found.note(files_error=f"files were damaged, and are made anew: {error}")
+            fault = _fault(error, self._current) if isinstance(error, OSError) else error.text
+            found.note(files_error=f"files were damaged, and are made anew: {fault}")
             return Kept(self._config.keys.new(), (), anchors)
 
     def _ask(self, daemons: Asks, kept: Kept | None, found: _Found, wish: Wish) -> Kept | None:
@@ -197,10 +205,12 @@ class Node:
         config = self._config
         try:
             directories.make_shared(config.files)
-            return documents.write(config.files, kept.files(config.program), config.access)
+            version = documents.write(config.files, kept.files(config.program), config.access)
         except OSError as error:
-            found.note(files_error=f"{error.filename or config.files}: {error.strerror}")
+            found.note(files_error=_fault(error, config.files))
             return version_directories.current(config.files)
+        found.note(anew=False)
+        return version
 
     def _load(self, version: str, found: _Found) -> _Found:
         """Have the program load the version, if it has not."""
@@ -240,6 +250,10 @@ class Node:
         begins, ends = (now, now) if kept is None or not kept.chain else _dates(kept.leaf)
         next_at = renewal.next_look(begins, ends, now, failed=failed)
         return found.state(passed_at=now, next_at=next_at, daemon=used or found.before.daemon)
+
+
+def _fault(error: OSError, path: Path) -> str:
+    return f"{error.filename or path}: {error.strerror or error}"
 
 
 def _offered_lists(answer: NodeAnchors, found: _Found) -> RevocationLists:

@@ -34,6 +34,8 @@ class NodeState(msgspec.Struct, frozen=True):
 
     loaded: str = ""
     """The version that the program has loaded."""
+    anew: bool = False
+    """Whether the node was set up again: the first certificate comes with the anchors of the daemon, whatever is there."""
     passed_at: datetime | None = None
     next_at: datetime | None = None
     renewed_at: datetime | None = None
@@ -44,6 +46,11 @@ class NodeState(msgspec.Struct, frozen=True):
     files_error: str = ""
     reload_error: str = ""
     probes: tuple[ProbeState, ...] = ()
+
+    @property
+    def had_files(self) -> bool:
+        """Whether there were files once, so that there are anchors that the node trusts."""
+        return bool(self.loaded or self.renewed_at)
 
     @property
     def is_well(self) -> bool:
@@ -71,6 +78,11 @@ def read(directory: Path) -> NodeState:
 def write(directory: Path, state: NodeState) -> None:
     """Store the state. Raises OSError."""
     atomic_file.replace(directory / STATE, msgspec.json.encode(state), 0o644)
+
+
+def begin_anew(directory: Path) -> None:
+    """Take the next anchors from the daemon, whatever was there. Callers hold the lock. Raises OSError."""
+    write(directory, msgspec.structs.replace(read(directory), anew=True))
 
 
 @contextmanager

@@ -19,8 +19,8 @@ Certificates = tuple[x509.Certificate, ...]
 def refreshed(held: Certificates, offered: Sequence[x509.Certificate]) -> Certificates:
     """The anchors to hold: at first those that are offered; afterwards those that are held, with their certificates renewed.
 
-    A certificate is renewed by one of the same key and name that ends later; of each key one certificate is held. Raises UpdateRefused if an anchor of a key that is
-    not trusted is offered, CertificatesInvalid if it is none.
+    A certificate is renewed by one of the same key and name that ends later; one of each key is held. Raises UpdateRefused if an
+    anchor of a key that is not trusted is offered, CertificatesInvalid if it is none.
     """
     check_anchors(offered, "the anchors that the daemon offers")
     renewed = list(held)

@@ -6,7 +6,7 @@ from hsmd.anchors.problems import CertificatesInvalid
 from hsmd.cli.base.commands import command
 from hsmd.cli.base.errors import CheckFailed, CommandError, Exit
 from hsmd.cli.base.output import Output, note, table
-from hsmd.cli.node.options import Config, app, load
+from hsmd.cli.node.options import Config, app, load, protect
 
 
 @command(
@@ -24,6 +24,7 @@ def check(output: Output, config: Config = None) -> None:
     from hsmd.node import state
     from hsmd.node.passes import Node
 
+    protect()
     settings = load(config)
     try:
         with state.locked(settings.state):

@@ -12,12 +12,11 @@ import typer
 
 from hsmd.cli.base import agent_toml, enrolment
 from hsmd.cli.base.commands import command
-from hsmd.cli.base.errors import CommandError, Exit
+from hsmd.cli.base.errors import CheckFailed, CommandError, Exit
 from hsmd.cli.base.files import (
     PRIVATE,
     PRIVATE_DIRECTORY,
     SHARED_DIRECTORY,
-    exists,
     make_directory_for_now,
     write_new,
 )
@@ -31,11 +30,11 @@ from hsmd.cli.node.options import (
     app,
     document,
     file_of,
+    protect,
     text,
 )
 
 if TYPE_CHECKING:
-    from hsmd.cli.base.output import TextOutput
     from hsmd.node.config import NodeConfig
     from hsmd.node.documents import Kept
     from hsmd.node.state import NodeState
@@ -74,7 +73,7 @@ def init(
         typer.Option(
             "--files",
             metavar="DIR",
-            help="Directory of the files. Default: /etc/hsmd-node for root, otherwise `node` beside the configuration.",
+            help="Directory of the files. Default: /etc/hsmd-node for /etc/hsmd/node.toml, otherwise beside the configuration.",
         ),
     ] = None,
     unit: Annotated[
@@ -117,7 +116,7 @@ def init(
         bool,
         typer.Option(
             "--again",
-            help="Set the node up again: files of before are renamed, and anchors are taken from the daemon anew.",
+            help="Set the node up again: the files of before are renamed, and anchors are taken from the daemon anew.",
         ),
     ] = False,
     config: Config = None,
@@ -125,12 +124,12 @@ def init(
     """Enrol this host as a node, write its configuration, and get its first certificate, anchors and revocation lists.
 
     The trust anchors are taken from the daemon this once, over the connection whose host key is in the token. Afterwards they
-    change by a rollover only. The lines that are printed in the end go into the configuration of the program.
+    change by a rollover only. The lines that are printed in the end go into the configuration of the program. Exit code 4 if
+    there is no certificate yet.
     """
-    from hsmd.node import config as configuration, documents, state
-    from hsmd.node.daemons import Daemons
-    from hsmd.node.passes import Node
+    from hsmd.node import config as configuration
 
+    protect()
     file = file_of(config)
     identity = file.with_name(f"{file.stem}_ed25519")
     _check_place(key_token, label, agent_key)
@@ -148,25 +147,37 @@ def init(
     checked(
         agent_toml.Pinned(token.address, (_ANY_HOST_KEY,), "any", identity)
     )  # before the token is used up
-    if again:
-        _rename(file, identity, wanted.files / "current")
-    for path in (file, identity):
-        if path.exists():
-            raise exists(path)
+    mine = (file, identity, identity.with_name(f"{identity.name}.pub"))
+    if not again:
+        _check_new(*mine, wanted.files / "current")
     with ExitStack() as undo:
         make_directory_for_now(
             undo, file.parent, SHARED_DIRECTORY if file.parent == SYSTEM_DIRECTORY else PRIVATE_DIRECTORY
         )
+        _put_aside(undo, *mine)
         answer = enrolment.register(token, identity, undo)
         pinned = agent_toml.Pinned(token.address, tuple(answer.host_keys), answer.client, identity)
         write_new(file, checked(pinned), PRIVATE)
         undo.pop_all()
     settings = configuration.load(file)
-    with output.working("the first pass"), state.locked(settings.state), Daemons(settings.daemons) as daemons:
-        done = Node(settings).make_pass(daemons)
-    kept = documents.read(settings.files)
+    with output.working("the first pass"):
+        done, kept = _first_pass(settings)
     made = document(settings, kept, done) | {"config": str(file)}
-    output.show(made, lambda: _text(settings, kept, done), hints=_steps(file, settings, kept))
+    output.show(made, lambda: text(settings, kept, done), hints=_steps(file, settings, kept))
+    if kept is None:
+        raise CheckFailed
+
+
+def _first_pass(settings: NodeConfig) -> tuple[NodeState, Kept | None]:
+    """What came of it. Without handshakes: the program does not have the files in its configuration yet."""
+    from hsmd.node import documents, state
+    from hsmd.node.daemons import Daemons
+    from hsmd.node.passes import Node
+
+    with state.locked(settings.state), Daemons(settings.daemons) as daemons:
+        state.begin_anew(settings.state)
+        done = Node(replace(settings, probes=())).make_pass(daemons)
+        return done, None if done.anew else documents.read(settings.files)
 
 
 def _wanted(
@@ -183,15 +194,18 @@ def _wanted(
     if unit and reload:
         raise CommandError("give either --unit or --reload", "see: hsmd node init --help", Exit.USAGE)
     system = file.parent == SYSTEM_DIRECTORY
-    pairs = [
-        (address, name or address.rpartition(":")[0] or address)
-        for address, _, name in (each.partition("=") for each in probes)
-    ]
+    which = "" if file.stem == "node" else f"-{file.stem}"  # several nodes of one host must not share files
+    beside = file.with_name(f"{file.stem}-files")
+    pairs = [(address, name) for address, _, name in (each.partition("=") for each in probes)]
     return node_toml.Wanted(
         authority=authority,
         program=program,
-        state=SYSTEM_STATE if system else file.with_name(f"{file.stem}-state"),
-        files=(files or (SYSTEM_FILES if system else file.with_name(f"{file.stem}-files"))).absolute(),
+        state=SYSTEM_STATE.with_name(f"{SYSTEM_STATE.name}{which}")
+        if system
+        else file.with_name(f"{file.stem}-state"),
+        files=(
+            files or (SYSTEM_FILES.with_name(f"{SYSTEM_FILES.name}{which}") if system else beside)
+        ).absolute(),
         unit=unit,
         command=tuple(shlex.split(reload)),
         owner=owner,
@@ -210,23 +224,32 @@ def _check_place(token: Path | None, label: str, agent_key: str) -> None:
         )
 
 
-def _rename(*paths: Path) -> None:
-    """Keep what is there beside the new files."""
+def _check_new(*paths: Path) -> None:
+    """Raises CommandError for a path that exists."""
     for path in paths:
         if path.is_symlink() or path.exists():
-            path.replace(path.with_name(f"{path.name}.before"))
+            raise CommandError(
+                f"{path} exists and is not overwritten",
+                "choose another path, or set the node up again: --again",
+            )
 
 
-def _text(settings: NodeConfig, kept: Kept | None, done: NodeState) -> TextOutput:
-    return text(settings, kept, done)
+def _put_aside(undo: ExitStack, *paths: Path) -> None:
+    """Keep what is there beside the new files; `undo` puts it back."""
+    for path in paths:
+        if path.is_symlink() or path.exists():
+            before = path.with_name(f"{path.name}.before")
+            path.replace(before)
+            undo.callback(before.replace, path)
 
 
 def _steps(file: Path, settings: NodeConfig, kept: Kept | None) -> str:
     """What remains to be done."""
-    if kept is None or not kept.chain:
-        allow = f"hsmd ca allow {settings.authority} {settings.client} --for server --dns NAME"
-        return f"\nNext: an operator runs: {allow}\nThen here: hsmd node renew\n"
     where = "" if file == file_of(None) else f" --config {file}"
+    if kept is None:
+        profile = "server" if settings.program.server else "client"
+        allow = f"hsmd ca allow {settings.authority} {settings.client} --for {profile} --dns NAME"
+        return f"\nNext: an operator runs, unless that is done: {allow}\nThen here: hsmd node renew{where}\n"
     lines = settings.program.settings(settings.files / "current", kept.has_all_lists)
     indented = "\n".join(f"    {line}" for line in lines.splitlines())
     return (

@@ -12,7 +12,7 @@ from hsmd.cli.base.toml import quote
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a new node looks after. `probes` are pairs of address and name."""
+    """What a new node looks after. `probes` are pairs of address and name; without a name that of the address is verified."""
 
     authority: str
     program: str
@@ -104,5 +104,5 @@ def _probes(probes: Sequence[tuple[str, str]]) -> str:
     if not probes:
         return '#[[probe]]\n#connect = "127.0.0.1:443"\n#name = "www.example.com"\n'
     return "\n".join(
-        f"[[probe]]\nconnect = {quote(address)}\nname = {quote(name)}\n" for address, name in probes
+        f"[[probe]]\nconnect = {quote(address)}\n{_setting('name', name)}\n" for address, name in probes
     )

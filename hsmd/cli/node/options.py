@@ -49,6 +49,13 @@ def directory() -> Path:
     return SYSTEM_DIRECTORY if os.geteuid() == 0 else invoking_user().configuration
 
 
+def protect() -> None:
+    """No core dumps of this process, which has the private key, and no reading of its memory by others of the user."""
+    from hsmd.system import process
+
+    process.harden()
+
+
 def file_of(given: Path | None) -> Path:
     """The configuration file."""
     return (given or directory() / "node.toml").absolute()
@@ -100,7 +107,7 @@ def text(config: NodeConfig, kept: Kept | None, state: NodeState) -> TextOutput:
                 ("anchors", "" if kept is None else "; ".join(each.subject.rfc4514_string() for each in kept.anchors)),
                 ("revocation lists", "" if kept is None else _lists(kept)),
                 ("files", str(config.files / "current")),
-                ("last pass", f"{when(state.passed_at)}, by {state.daemon or 'no daemon'}" if state.passed_at else "(none yet)"),
+                ("last pass", _last_pass(state)),
                 ("next pass", when(state.next_at)),
             ]
         ),
@@ -144,6 +151,10 @@ def _certificate(config: NodeConfig, kept: Kept | None) -> str:
     renewed = when(due(leaf.not_valid_before_utc, leaf.not_valid_after_utc, config.client))
     revoked = ", REVOKED" if kept.is_revoked else ""
     return f"until {when(leaf.not_valid_after_utc)}{revoked}, renewed from {renewed}, serial {leaf.serial_number:x}"
+
+
+def _last_pass(state: NodeState) -> str:
+    return f"{when(state.passed_at)}, with {state.daemon or 'no daemon'}" if state.passed_at else "(none yet)"
 
 
 def _lists(kept: Kept) -> str:

@@ -9,7 +9,7 @@ import typer
 from hsmd.anchors.problems import CertificatesInvalid
 from hsmd.cli.base.commands import command
 from hsmd.cli.base.output import Output
-from hsmd.cli.node.options import Config, app, document, end, load, text
+from hsmd.cli.node.options import Config, app, document, end, load, protect, text
 
 
 @command(app, "renew", example="hsmd node renew\nhsmd node renew --new-key")
@@ -26,6 +26,7 @@ def renew(
     from hsmd.node.daemons import Daemons
     from hsmd.node.passes import Node, Wish
 
+    protect()
     settings = load(config)
     with output.working("renewing"), state.locked(settings.state), Daemons(settings.daemons) as daemons:
         done = Node(settings).make_pass(daemons, Wish(renew=True, new_key=new_key))

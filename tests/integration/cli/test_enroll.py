@@ -217,6 +217,11 @@ def test_wrong_use_is_explained(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_token_for_a_node_says_where_it_is_used(daemon: Daemon) -> None:
+    made = hsmd(daemon, "client", "enroll", "web7", "--role", "node", manage=True)
+    assert "run `hsmd node init --enroll -` on the other host" in made.stderr
+
+
 def test_a_client_with_several_roles_enrols_and_has_all_of_them(daemon: Daemon, tmp_path: Path) -> None:
     made = hsmd(daemon, "client", "enroll", "olga", "--role", "checker", "--role", "owner", manage=True)
     assert "run `hsmd enroll -` on the other host" in made.stderr

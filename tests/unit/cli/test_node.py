@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from hsmd.algorithms import KeyType
 from hsmd.cli.base.agent_toml import Pinned
+from hsmd.cli.node.init import _wanted
 from hsmd.cli.node.node_toml import Wanted, render
 from hsmd.deployment.version_directories import Access
 from hsmd.node import documents, state
@@ -96,6 +97,17 @@ def test_no_private_key_is_shown(run: Run, file: Path) -> None:
     for arguments in (["status"], ["status", "--json"], ["check", "--json"]):
         ran = run("node", *arguments, "--config", str(file))
         assert secret not in ran.out + ran.err
+
+
+def test_nodes_of_one_host_have_files_of_their_own() -> None:
+    def wanted(file: str) -> Wanted:
+        return _wanted(Path(file), "root", "nginx", [], None, "", "", "", "")
+
+    assert wanted("/etc/hsmd/node.toml").files == Path("/etc/hsmd-node")
+    assert wanted("/etc/hsmd/node.toml").state == Path("/var/lib/hsmd-node")
+    assert wanted("/etc/hsmd/mail.toml").files == Path("/etc/hsmd-node-mail")
+    assert wanted("/etc/hsmd/mail.toml").state == Path("/var/lib/hsmd-node-mail")
+    assert wanted("/srv/mail.toml").files == Path("/srv/mail-files")
 
 
 def test_a_missing_configuration_says_how_it_is_made(run: Run, tmp_path: Path) -> None:

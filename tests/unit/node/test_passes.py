@@ -282,6 +282,37 @@ def test_lost_anchors_are_not_taken_from_the_daemon_again(
     assert "hsmd node init --again" in done.problems[0]
 
 
+def test_files_that_are_gone_do_not_have_anchors_taken_from_the_daemon_again(
+    node: Node, config: NodeConfig, authority: NodeAuthority, clock: Clock
+) -> None:
+    node.make_pass(authority)
+    shutil.rmtree(config.files)
+    evil = NodeAuthority(clock, common_name="Evil CA")
+    done = node.make_pass(evil)
+    assert evil.asked == []
+    assert "hsmd node init --again" in done.problems[0]
+    state.begin_anew(config.state)
+    assert node.make_pass(authority).is_well
+    assert kept(config).anchors == tuple(authority.anchors)
+
+
+def test_a_node_that_is_set_up_again_takes_other_anchors_once(
+    node: Node, config: NodeConfig, authority: NodeAuthority, clock: Clock
+) -> None:
+    node.make_pass(authority)
+    before = kept(config)
+    state.begin_anew(config.state)
+    other = NodeAuthority(clock, common_name="Example CA 2")
+    other.fault = NotFound("not allowed yet")
+    assert node.make_pass(other).anew
+    assert kept(config) == before, "what the program has stays until there is another certificate"
+    other.fault = None
+    assert not node.make_pass(other).anew
+    assert kept(config).anchors == tuple(other.anchors)
+    assert kept(config).key != before.key
+    assert "does not trust" in node.make_pass(authority).problems[0]
+
+
 def test_files_that_cannot_be_written_are_told_and_the_program_keeps_what_it_has(
     node: Node,
     config: NodeConfig,
