@@ -26,7 +26,7 @@ from hsmd.purposes.common_names import (
     subject_common_name,
 )
 from hsmd.purposes.host_names import host_name
-from hsmd.purposes.name_constraints import ANY, mailbox, name_constraints
+from hsmd.purposes.name_constraints import ANY, holds_ipv4, mailbox, name_constraints
 from hsmd.purposes.next_key import read_next_key
 from hsmd.purposes.other_formats import ends_like_openpgp
 from hsmd.purposes.x509 import ALGORITHM_IDENTIFIERS, check_request
@@ -67,7 +67,12 @@ _USES = {
     bytes.fromhex("301406082b0601050507030106082b06010505070302"): "server-client",
 }
 """ExtendedKeyUsage by profile."""
+MAX_NAMES = 100
+"""Alternative names of a certificate. Each is compared with up to 100 entries of the ceiling."""
 _MAX_URL_BYTES = 2_000
+_URL = re.compile(rb"http://[!-~]+")
+"""Fetched without TLS, and by no other scheme: verifiers follow what stands here."""
+_DISTRIBUTION_POINT, _FULL_NAME, _URI = 0xA0, 0xA0, 0x86
 _REASONS = frozenset({1, 2, 3, 4, 5, 9})
 """CRLReason (RFC 5280, section 5.3.1) without those that undo or are not used: unspecified, hold, removal, AA compromise."""
 _MAX_CRL_NUMBER_BYTES = 8
@@ -185,8 +190,8 @@ class AuthorityCheck:
         if profile not in self._constraints.profiles:
             raise tbs.mismatch(f"the profile {profile or '(another one)'} is not in the key's ceiling")
         points = extensions.pop(DISTRIBUTION_POINTS, None)
-        if points is not None and (points.critical or len(points.value) > _MAX_URL_BYTES):
-            raise tbs.mismatch("the distribution points are critical, or too long")
+        if points is not None:
+            _check_points(tbs, points)
         self._check_names(tbs, profile, subject, extensions)
 
     def _check_names(self, tbs: DerReader, profile: str, subject: bytes, extensions: _Extensions) -> None:
@@ -211,7 +216,11 @@ class AuthorityCheck:
         names = outer.enter(asn1.SEQUENCE)
         outer.finish()
         hosts: list[str] = []
+        count = 0
         while (tag := names.next_tag()) is not None:
+            count += 1
+            if count > MAX_NAMES:
+                raise names.mismatch(f"it has more than {MAX_NAMES} names")
             content = names.content(tag)
             if tag == _DNS:
                 hosts.append(self._check_dns_name(names, content))
@@ -221,6 +230,8 @@ class AuthorityCheck:
                 self._check_email(names, content)
             else:
                 raise names.mismatch("an alternative name that is no DNS name, address or e-mail address")
+        if not count:
+            raise names.mismatch("an empty list of alternative names")
         return hosts
 
     def _check_dns_name(self, names: DerReader, content: bytes) -> str:
@@ -241,6 +252,8 @@ class AuthorityCheck:
         if len(content) not in (4, 16):
             raise names.mismatch("an address of another length than 4 or 16 bytes")
         address = ip_address(content)
+        if holds_ipv4(address):
+            raise names.mismatch(f"the address {address} stands for one of IPv4; give that one")
         permitted, excluded = self._constraints.permitted, self._constraints.excluded
         if not permitted.has_address(address) or excluded.has_address(address):
             raise names.mismatch(f"the key's ceiling does not permit the address {address}")
@@ -253,7 +266,7 @@ class AuthorityCheck:
         except BadRequest:
             raise names.mismatch("a name that is not an e-mail address") from None
         permitted, excluded = self._constraints.permitted, self._constraints.excluded
-        if address != text or not permitted.has_email(address) or excluded.has_email(address):
+        if address != text or not permitted.has_email(address) or excluded.touches_email(address):
             raise names.mismatch(f"the key's ceiling does not permit the e-mail address {address}")
 
     def _check_common_name(self, tbs: DerReader, name: str, hosts: list[str]) -> None:
@@ -288,9 +301,7 @@ class AuthorityCheck:
                 raise tbs.mismatch("the next key is not the one in the key's ceiling")
         else:
             self._check_other(tbs, subject, spki, next_key, path_length)
-            if names is None:
-                raise tbs.mismatch("a certificate of another authority has the name constraints of this one")
-        if names is not None and names != _Extension(True, self._name_constraints()):
+        if names != _Extension(True, self._name_constraints()):
             raise tbs.mismatch("the name constraints are not those in the key's ceiling")
 
     def _check_other(
@@ -460,6 +471,26 @@ def _check_authority_key_id(reader: DerReader, value: bytes) -> None:
     if not 1 <= len(members.content(_KEY_IDENTIFIER)) <= 64:
         raise reader.mismatch("the authority key identifier has another length than 1 to 64")
     members.finish()
+
+
+def _check_points(reader: DerReader, extension: _Extension) -> None:
+    """Complete revocation lists of this authority, at URLs: no other issuer, no reasons, no relative names."""
+    if extension.critical or len(extension.value) > _MAX_URL_BYTES:
+        raise reader.mismatch("the distribution points are critical, or too long")
+    outer = DerReader(extension.value, reader.what)
+    points = outer.enter(asn1.SEQUENCE)
+    outer.finish()
+    if points.next_tag() is None:
+        raise reader.mismatch("an empty list of distribution points")
+    while points.next_tag() is not None:
+        point = points.enter(asn1.SEQUENCE)
+        name = point.enter(_DISTRIBUTION_POINT)
+        point.finish()
+        urls = name.enter(_FULL_NAME)
+        name.finish()
+        while (tag := urls.next_tag()) is not None:
+            if tag != _URI or not _URL.fullmatch(urls.content(_URI)):
+                raise reader.mismatch("a distribution point that is not an http:// URL")
 
 
 def _path_length(reader: DerReader, value: bytes) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 from typing import Annotated
 
@@ -23,6 +24,7 @@ MAX_ENTRIES = 50
 _CLOSED = "invalid"
 """A name that nothing has (RFC 6761, section 6.4): permitting it alone closes a kind of name, for every verifier."""
 _EVERYWHERE = (ip_network("0.0.0.0/0"), ip_network("::/0"))
+_OF_IPV4 = tuple(map(IPv6Network, ("::ffff:0:0/96", "::/96", "64:ff9b::/96")))
 _LOCAL_PART = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*")
 """An atom with dots between (RFC 5322, section 3.2.3): no quoted local parts."""
 
@@ -75,11 +77,15 @@ class NameSet(Struct, forbid_unknown_fields=True, frozen=True):
 
     def has_address(self, address: Address) -> bool:
         """Whether an address is in one of the networks."""
-        return any(address in ip_network(text) for text in self.ip)
+        return any(address in _parsed(text) for text in self.ip)
 
     def has_email(self, mailbox: str) -> bool:
         """Whether a mailbox is in the set."""
         return any(_email_within(mailbox, entry) for entry in self.email)
+
+    def touches_email(self, mailbox: str) -> bool:
+        """Whether a mailbox, or one that differs in case alone, is in the set: few mail systems tell them apart."""
+        return any(_email_within(mailbox.lower(), entry.lower()) for entry in self.email)
 
     def covers(self, other: NameSet) -> bool:
         """Whether all names of `other` are in this set."""
@@ -143,6 +149,16 @@ def _email_entry(field: str, text: str) -> str:
 
 def _dns_within(name: str, entry: str) -> bool:
     return entry == ANY or name == entry or name.endswith("." + entry)
+
+
+@lru_cache(maxsize=1_000)
+def _parsed(text: str) -> Network:
+    return ip_network(text)
+
+
+def holds_ipv4(address: Address) -> bool:
+    """Whether an IPv6 address stands for one of IPv4: mapped, compatible, or translated (RFC 4291, 2.5.5; RFC 6052, 2.1)."""
+    return isinstance(address, IPv6Address) and any(address in each for each in _OF_IPV4) and int(address) > 1
 
 
 def _network_within(text: str, entry: str) -> bool:

@@ -220,6 +220,33 @@ class Asked:
                 )
             ),
         )
+        for text in ("::ffff:192.0.2.9", "::192.0.2.9", "64:ff9b::c000:209"):
+            yield f"an address of IPv4 in one of IPv6: {text}", self.leaf(addresses=[text])
+        yield "101 names", self.leaf(dns=[f"a{number}.example.com" for number in range(101)])
+        empty = x509.UnrecognizedExtension(x509.ObjectIdentifier("2.5.29.17"), b"\x30\x00")
+        client = (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), False)
+        yield (
+            "an empty list of names",
+            self.made((empty, True), client, without=(x509.SubjectAlternativeName,)),
+        )
+        url = [x509.UniformResourceIdentifier("http://ca.example.com/1.crl")]
+        issuer = [x509.DirectoryName(named("Other"))]
+        reasons = frozenset([x509.ReasonFlags.key_compromise])
+        relative = x509.RelativeDistinguishedName(named("a"))
+        for what, point in {
+            "another issuer": x509.DistributionPoint(url, None, None, issuer),
+            "some reasons": x509.DistributionPoint(url, None, reasons, None),
+            "a relative name": x509.DistributionPoint(None, relative, None, None),
+            "a file": x509.DistributionPoint([x509.UniformResourceIdentifier("file:///a")], None, None, None),
+            "a directory": x509.DistributionPoint(
+                [x509.UniformResourceIdentifier("ldap://a/")], None, None, None
+            ),
+            "a name": x509.DistributionPoint(issuer, None, None, None),
+        }.items():
+            yield f"a distribution point with {what}", self.made((x509.CRLDistributionPoints([point]), False))
+        for value in (b"\x05\x00\x05\x00", b"\x30\x00", b"\x30\x02\x30\x00"):
+            points = x509.UnrecognizedExtension(x509.ObjectIdentifier("2.5.29.31"), value)
+            yield f"distribution points {value.hex()}", self.made((points, False))
         yield "ten years", self.leaf(days=3_650)
         yield (
             "a term that begins next year",

@@ -145,6 +145,7 @@ _OPTION_OF_MEMBER = {
     "limits": "",
     "list_s": "--list-every: ",
     "lists_at": "--list-at: ",
+    "unknown_until": "--unknown-until: ",
     "max_lifetime_s": "--max-hours: ",
     "max_uses": "--max-uses: ",
     "name": "",

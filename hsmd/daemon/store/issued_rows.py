@@ -15,6 +15,7 @@ from hsmd.daemon.store.records import IssuedRecord, Page
 from hsmd.daemon.store.tables import clients, issued_certificates as issued
 from hsmd.errors import NotFound
 
+KEY_COMPROMISE = "key-compromise"
 _SERIAL = re.compile(r"[0-9a-f]{1,40}")
 _ISSUED = select(issued, clients.c.name.label("client")).outerjoin(
     clients, clients.c.id == issued.c.client_id
@@ -61,6 +62,23 @@ class IssuedCertificates:
         if row is None:
             raise _unknown(authority)
         return _record(authority, row)
+
+    def is_known(self, authority: str, serial: str) -> bool:
+        """Whether there is a row, signed or not. Raises NotFound for an unknown authority."""
+        return (
+            self._connection.execute(select(issued.c.id).where(*self._is(authority, serial))).first()
+            is not None
+        )
+
+    def is_compromised(self, authority: str, key_digest: bytes) -> bool:
+        """Whether a certificate for this key was revoked because its key was compromised. Raises NotFound."""
+        query = select(issued.c.id).where(
+            issued.c.authority_id == self._authorities.find_id(authority),
+            issued.c.revoked_at.is_not(None),
+            issued.c.reason == KEY_COMPROMISE,
+            issued.c.key_digest == key_digest,
+        )
+        return self._connection.execute(query).first() is not None
 
     def page(self, authority: str, after: int, limit: int, *, revoked: bool) -> Page[IssuedRecord]:
         """At most `limit` certificates in the order in which they were issued, following the row `after`. Raises NotFound."""

@@ -240,6 +240,8 @@ class CaRevoke(Request, tag="ca.revoke"):
     serial: Text
     """Hexadecimal, as [ca.certificates](#cacertificates) has it."""
     reason: Annotated[str, Meta(max_length=32), REVOCATION_REASON.meta] = "unspecified"
+    unknown_until: datetime | None = None
+    """Revoke a certificate that is not in the list of what was issued, too: when it ends at the latest."""
 
 
 class CaCrl(Request, tag="ca.crl"):

@@ -174,6 +174,7 @@ CERTIFICATE_PROFILE = Enumeration(
         "client": "TLS clients (`clientAuth`)",
         "server-client": "both",
         "issuing": "another authority",
+        "unknown": "not known: it was revoked by its serial number alone",
     },
 )
 REVOCATION_REASON = Enumeration(

@@ -26,6 +26,7 @@ from tests.support.processes import program
 pytestmark = pytest.mark.timeout(120)
 Ask = Callable[..., Any]
 DAY = 86_400
+SOON = datetime.now(UTC) + timedelta(days=30)
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +160,14 @@ def test_the_ceiling_refuses_and_leaves_no_row(shared_daemon: Daemon, ask: Ask) 
         (messages.CaRenew("issuing", "ff"), NotFound, "serial number"),
         (messages.CaRevoke("issuing", "ff"), NotFound, "serial number"),
         (messages.CaRevoke("issuing", "ff", "boredom"), BadRequest, "reason: choose"),
+        (messages.CaRevoke("issuing", "0f", unknown_until=SOON), BadRequest, "serial: must be"),
+        (messages.CaRevoke("issuing", "F0", unknown_until=SOON), BadRequest, "serial: must be"),
+        (messages.CaRevoke("issuing", "f" * 41, unknown_until=SOON), BadRequest, "serial: must be"),
+        (
+            messages.CaRevoke("issuing", "f", unknown_until=SOON - 60 * timedelta(days=1)),
+            BadRequest,
+            "unknown_until: ",
+        ),
         (root("x", permitted_ip=["192.0.2.1/24"]), BadRequest, "permitted: '192.0.2.1/24'"),
         (root("x", permitted_dns=["*.example.com"]), BadRequest, "'example.com'"),
         (root("x", common_name=""), BadRequest, "common_name: give"),
@@ -213,6 +222,37 @@ def test_a_revoked_certificate_is_in_the_next_list(ask: Ask) -> None:
         if each.serial == issued.serial
     ]
     assert row.reason == "key-compromise" and row.revoked_at is not None
+
+
+def test_what_was_issued_without_a_note_is_revoked_by_its_serial_number(ask: Ask) -> None:
+    """By a front that was taken over, or after the copy of a database that was restored."""
+    done = ask(messages.CaRevoke("issuing", "deadbeef", "key-compromise", unknown_until=SOON))
+    assert done.changed
+    assert not ask(messages.CaRevoke("issuing", "deadbeef", unknown_until=SOON)).changed
+    listed = x509.load_pem_x509_crl(ask(messages.CaCrl("issuing")).pem.encode())
+    assert listed.get_revoked_certificate_by_serial_number(0xDEADBEEF) is not None
+    rows = ask(messages.CaCertificates("issuing", revoked=True, limit=500)).certificates
+    (row,) = [each for each in rows if each.serial == "deadbeef"]
+    assert (row.profile, row.key, row.signed) == ("unknown", "", False)
+    known = ask(
+        messages.CaIssue(
+            "issuing", "server", request=request_of(ec.generate_private_key(ec.SECP256R1()), "e.example.com")
+        )
+    ).certificate
+    assert ask(messages.CaRevoke("issuing", known.serial, unknown_until=SOON)).changed
+    rows = ask(messages.CaCertificates("issuing", revoked=True, limit=500)).certificates
+    assert [each.profile for each in rows if each.serial == known.serial] == ["server"]
+
+
+def test_a_key_that_is_compromised_gets_no_certificate_again(ask: Ask) -> None:
+    request = request_of(ec.generate_private_key(ec.SECP256R1()), "f.example.com")
+    wanted = messages.CaIssue("issuing", "server", request=request)
+    for reason in ("superseded", "key-compromise"):
+        serial = ask(wanted).certificate.serial
+        kept = ask(wanted).certificate.serial
+        ask(messages.CaRevoke("issuing", serial, reason))
+    refused(ask, Conflict, wanted, "because of a compromise")
+    refused(ask, Conflict, messages.CaRenew("issuing", kept), "because of a compromise")
 
 
 def test_after_a_restore_numbers_of_lists_go_on(tmp_path: Path) -> None:

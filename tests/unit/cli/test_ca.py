@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,7 @@ def test_renew_revoke_and_crl(run: Run, daemon: FakeControl, home: Path) -> None
         "renew root --chain chain.pem",
         "revoke root 1f --reason superseded --out root.crl",
         "crl root",
+        "revoke root 2f --unknown-until 2036-12-24",
     ):
         assert run("ca", *line.split()).code == 0, line
     assert daemon.asked == [
@@ -80,6 +82,7 @@ def test_renew_revoke_and_crl(run: Run, daemon: FakeControl, home: Path) -> None
         messages.CaRenew("root", chain=PEM),
         messages.CaRevoke("root", "1f", "superseded"),
         messages.CaCrl("root"),
+        messages.CaRevoke("root", "2f", unknown_until=datetime(2036, 12, 24, tzinfo=UTC)),
     ]
     assert (home / "root.crl").read_text() == PEM
 

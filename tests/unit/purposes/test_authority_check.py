@@ -15,6 +15,7 @@ from hsmd.algorithms import KeyType, SignatureScheme
 from hsmd.errors import PurposeMismatch
 from hsmd.purposes import AuthorityConstraints, Beside, NameSet, Purpose, PurposeCheck, asn1
 from hsmd.purposes.asn1 import DerReader
+from hsmd.purposes.authority_check import NAME_CONSTRAINTS
 from tests.support import der
 from tests.support.hostile_certificates import (
     LEAF_KEY,
@@ -154,6 +155,29 @@ def test_common_names_are_free_only_where_no_reader_takes_them_for_a_foreign_hos
     assert passes(ASKED.leaf("client", "postgres", []), common_names=["*"])
     for host in ("www.example.net", "a@example.net", "2001:db8::1"):
         assert not passes(ASKED.leaf("client", host, []), common_names=["*"])
+
+
+def test_a_mailbox_that_is_excluded_is_so_in_every_case() -> None:
+    for address in ("admin@example.com", "ADMIN@example.com"):
+        asked = ASKED.leaf("client", dns=[], email=[address])
+        for entry in ("admin@example.com", "Admin@example.com"):
+            assert not passes(asked, excluded=NameSet.of("excluded", email=[entry]))
+        assert passes(asked, excluded=NameSet.of("excluded", email=["root@example.com"]))
+
+
+def test_an_address_of_ipv6_is_none_of_ipv4() -> None:
+    """A network of IPv4 that is excluded, or not permitted, would be certified by the other name of its addresses."""
+    everything = NameSet.of("permitted", ip=["0.0.0.0/0", "::/0"])
+    for text, permitted in (
+        ("::ffff:10.0.0.1", False), ("::10.0.0.1", False), ("64:ff9b::a00:1", False), ("::1", True), ("2001:db8::a00:1", True),
+    ):  # fmt: skip
+        asked = ASKED.leaf(dns=[], addresses=[text])
+        assert passes(asked, permitted=everything, excluded=NameSet()) is permitted, text
+
+
+def test_its_own_certificate_has_name_constraints() -> None:
+    data = HONEST["its own certificate"]
+    assert passes(data) and not passes(without(data, NAME_CONSTRAINTS))
 
 
 def test_without_constraints_or_surroundings_nothing_is_signed() -> None:

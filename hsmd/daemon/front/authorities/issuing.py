@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -34,11 +35,17 @@ from hsmd.errors import BadRequest, Conflict, HsmdError, PurposeMismatch
 from hsmd.protocol.frames import MAX_DATA_BYTES
 from hsmd.protocol.messages import CaIssue
 from hsmd.purposes import Purpose
+from hsmd.purposes.authority import LONGEST_S
+from hsmd.purposes.authority_check import MAX_NAMES
 from hsmd.purposes.name_constraints import mailbox
 from hsmd.system.client_threads import in_thread
 
 ISSUING = "issuing"
 """The profile of certificates of other authorities."""
+UNKNOWN = "unknown"
+"""The profile of those that were revoked by their serial number alone."""
+_SERIAL = re.compile(r"[1-9a-f][0-9a-f]{0,39}")
+_LONGEST = timedelta(seconds=LONGEST_S)
 MAX_REVOKED = 1_200
 """Entries of a revocation list, which is one key operation."""
 
@@ -115,14 +122,34 @@ class Issuing:
         return await self._issue(identity, authority, wanted, term, deadline)
 
     async def revoke(
-        self, identity: Identity, authority: Authority, serial: str, reason: str, deadline: float
+        self,
+        identity: Identity,
+        authority: Authority,
+        serial: str,
+        reason: str,
+        deadline: float,
+        unknown_until: datetime | None = None,
     ) -> tuple[bool, str]:
-        """Whether it was not revoked before, and the new revocation list in PEM. Raises HsmdError."""
+        """Whether it was not revoked before, and the new revocation list in PEM.
+
+        With `unknown_until`, when it ends at the latest, the certificate need not be one that is known: what a front that was
+        taken over issued without a note, or what a restored database has forgotten. Raises HsmdError.
+        """
         if reason not in REASONS:
             raise BadRequest(f"reason: choose one of {', '.join(REASONS)}")
         name, now = authority.key.name, self._now().replace(microsecond=0)
         _ = authority.issuer  # before anything is changed
-        changed = await self._cache.change_unversioned(lambda tx: tx.issued.revoke(name, serial, reason, now))
+        if unknown_until is not None and not now < unknown_until <= now + _LONGEST:
+            raise BadRequest(
+                "unknown_until: it is in the past, or too far in the future; give when the certificate ends"
+            )
+
+        def change(tx: Transaction) -> bool:
+            if unknown_until is not None and not tx.issued.is_known(name, serial):
+                tx.issued.begin(_unknown_certificate(name, serial, now, unknown_until))
+            return tx.issued.revoke(name, serial, reason, now)
+
+        changed = await self._cache.change_unversioned(change)
         return changed, await self.sign_list(identity, authority, deadline)
 
     async def sign_list(self, identity: Identity, authority: Authority, deadline: float) -> str:
@@ -171,6 +198,10 @@ class Issuing:
 
         def begin(tx: Transaction) -> None:
             admit(tx)
+            if tx.issued.is_compromised(name, record.key_digest):
+                raise Conflict(
+                    "a certificate for this key was revoked because of a compromise; issue one for a new key"
+                )
             tx.issued.begin(record)
 
         await self._cache.change_unversioned(begin)
@@ -204,6 +235,25 @@ class Issuing:
             return await self._cache.change_unversioned(finish)
         found: IssuedRecord = await self._cache.change(finish)
         return found
+
+
+def _unknown_certificate(authority: str, serial: str, now: datetime, ends: datetime) -> IssuedRecord:
+    """A note of a certificate of which only the serial number is known. Raises BadRequest."""
+    if not _SERIAL.fullmatch(serial):
+        raise BadRequest(
+            "serial: must be 1 to 40 hexadecimal digits in lower case, without zeros before them, as openssl x509 -serial "
+            "prints it"
+        )
+    return IssuedRecord(
+        authority=authority,
+        serial=serial,
+        profile=UNKNOWN,
+        subject="",
+        names=(),
+        key_digest=b"",
+        not_before=now,
+        not_after=ends.replace(microsecond=0),
+    )
 
 
 def _longest(authority: Authority, profile: str) -> int:
@@ -268,6 +318,8 @@ def _wanted_by_request(request: CaIssue) -> Wanted:
             names, common_name = _requested_names(csr), _common_name(csr.subject)
         except UNREADABLE:
             raise _malformed() from None
+    if len(names) > MAX_NAMES:
+        raise BadRequest(f"request: at most {MAX_NAMES} names; use a second certificate")
     return Wanted(request.profile, spki, sha256(spki).digest(), subject(common_name, ""), names)
 
 

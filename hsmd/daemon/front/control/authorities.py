@@ -105,7 +105,7 @@ class AuthorityHandlers:
     ) -> messages.CertificateRevoked:
         authority = await self._issuing.read(request.authority)
         changed, signed = await self._issuing.revoke(
-            identity, authority, request.serial, request.reason, deadline
+            identity, authority, request.serial, request.reason, deadline, request.unknown_until
         )
         return messages.CertificateRevoked(changed, signed)
 
