@@ -10,8 +10,10 @@ import hashlib
 import socket
 import ssl
 import subprocess
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -90,7 +92,8 @@ def probe(wanted: Probe, files: Path, leaf: str) -> Outcome:
         return Outcome(wanted.text, _run(wanted))
     shown = ""
     try:
-        with _connected(wanted, files) as connection:
+        plain = socket.create_connection((wanted.host, wanted.port), timeout=wanted.timeout_s)
+        with _within(wanted.timeout_s, plain), _secured(plain, wanted, files) as connection:
             shown = hashlib.sha256(connection.getpeercert(True) or b"").hexdigest()
             if wanted.whose is Whose.OWN and shown != leaf:
                 raise ProbeFailed("another certificate than the one that is installed is served")
@@ -106,14 +109,43 @@ def probe(wanted: Probe, files: Path, leaf: str) -> Outcome:
     return Outcome(wanted.text, "", shown)
 
 
-def _connected(wanted: Probe, files: Path) -> ssl.SSLSocket:
-    """A connection behind its handshake. Raises OSError, ssl.SSLError among them, and ProbeFailed."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.load_verify_locations(files / ANCHORS)
-    if _is_private_key(files / KEY):
-        context.load_cert_chain(files / CHAIN, files / KEY)
-    plain = socket.create_connection((wanted.host, wanted.port), timeout=wanted.timeout_s)
+@contextmanager
+def _within(timeout_s: float, plain: socket.socket) -> Iterator[None]:
+    """End a connection after this time. Raises TimeoutError then.
+
+    The limits of sockets are for one step each, and OpenSSL reads on within a step for as long as a server sends records that
+    carry no data, such as session tickets.
+    """
+    over = threading.Event()
+    watched = plain.dup()  # the handshake takes the descriptor away
+
+    def end() -> None:
+        over.set()
+        with suppress(OSError):
+            watched.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(timeout_s, end)
+    timer.daemon = True
+    timer.start()
     try:
+        yield
+    except (OSError, ProbeFailed):
+        if over.is_set():
+            raise TimeoutError from None
+        raise
+    finally:
+        timer.cancel()
+        timer.join()
+        watched.close()
+
+
+def _secured(plain: socket.socket, wanted: Probe, files: Path) -> ssl.SSLSocket:
+    """The connection behind its handshake. Raises OSError, ssl.SSLError among them, and ProbeFailed."""
+    try:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.load_verify_locations(files / ANCHORS)
+        if _is_private_key(files / KEY):
+            context.load_cert_chain(files / CHAIN, files / KEY)
         if wanted.speech is Speech.POSTGRESQL:
             plain.sendall(_SSL_REQUEST)
             if plain.recv(1) != b"S":

@@ -6,6 +6,7 @@ import socket
 import ssl
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -208,6 +209,28 @@ def test_a_server_that_never_answers_costs_the_time_limit(tmp_path: Path, author
     with serving(None) as port:
         wanted = Probe(Whose.OWN, "127.0.0.1", port, HOST, Speech.TLS, timeout_s=1)
         assert probe(wanted, tmp_path / "a" / "current", mine.leaf_digest).error == "no answer within 1 s"
+
+
+def test_a_server_that_is_slow_in_each_step_costs_the_time_limit_once(
+    tmp_path: Path, authority: NodeAuthority
+) -> None:
+    mine = make(tmp_path / "a", authority)
+    never = threading.Event()
+
+    def delay(connection: socket.socket) -> None:
+        connection.recv(8)
+        never.wait(1.6)
+        connection.sendall(b"S")
+        never.wait(4)
+
+    with serving(context_of(tmp_path / "a" / "current"), before=delay) as port:
+        wanted = Probe(Whose.OWN, "127.0.0.1", port, HOST, Speech.POSTGRESQL, timeout_s=2)
+        begun = time.monotonic()
+        error = probe(wanted, tmp_path / "a" / "current", mine.leaf_digest).error
+        took = time.monotonic() - begun
+        never.set()
+    assert error == "no answer within 2 s"
+    assert took < 3
 
 
 def test_what_does_not_listen_is_told(tmp_path: Path, authority: NodeAuthority) -> None:
