@@ -14,10 +14,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from hsmd.system import atomic_file
+from hsmd.system import atomic_file, input_files
 
 CURRENT = "current"
 VERSION = re.compile(r"[0-9a-f]{32}")
+_LEFT = re.compile(r"\.(?:[0-9a-f]{16}\.new|[0-9a-f]{32}\.old)")
+"""What a crash leaves beside the versions. Whatever else is in the directory is not ours."""
 KEPT = 3
 """Versions that are kept, the current one among them."""
 
@@ -66,6 +68,15 @@ def give(directory: Path, access: Access) -> None:
         os.chown(directory, *access.owner)
 
 
+def try_store(home: Path, size: int, access: Access = PRIVATE) -> None:
+    """Raise OSError unless files of so many bytes in all could be stored now."""
+    trial = home / f".{secrets.token_hex(8)}.new"
+    try:
+        store(trial, {"trial": bytes(size)}, access)
+    finally:
+        shutil.rmtree(trial, ignore_errors=True)
+
+
 def switch(home: Path, version: str) -> None:
     """Let `current` lead to a version that is complete on the disk. Raises OSError."""
     staged = home / f".{secrets.token_hex(8)}.new"
@@ -81,9 +92,9 @@ def prune(home: Path, kept: str) -> None:
         for entry in entries:
             if VERSION.fullmatch(entry.name):
                 versions.append((entry.stat(follow_symlinks=False).st_mtime_ns, entry.name))
-            elif entry.is_dir(follow_symlinks=False):
+            elif _LEFT.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False):
                 shutil.rmtree(entry.path)
-            elif entry.name != CURRENT:
+            elif _LEFT.fullmatch(entry.name):
                 os.unlink(entry.path)
     old = [name for _, name in sorted(versions, reverse=True) if name != kept]
     for name in old[KEPT - 1 :]:
@@ -94,4 +105,6 @@ def prune(home: Path, kept: str) -> None:
 
 
 def _is_complete(directory: Path, files: Mapping[str, bytes]) -> bool:
-    return all((directory / name).read_bytes() == content for name, content in files.items())
+    return all(
+        input_files.read_file(directory / name, len(content)) == content for name, content in files.items()
+    )

@@ -8,6 +8,7 @@ from pathlib import Path
 from hsmd.algorithms import KeyType
 from hsmd.client.daemon_tables import absolute_path, daemons, login
 from hsmd.client.endpoint import Endpoint
+from hsmd.deployment import pair
 from hsmd.deployment.servers import LONGEST_TIMEOUT_S, TIMEOUT_S, Server
 from hsmd.deployment.version_directories import Access
 from hsmd.errors import BadRequest, ConfigurationError
@@ -66,6 +67,12 @@ def _config(top: TomlTable) -> NodeConfig:
     node.end()
     certificate = top.table("certificate")
     authority = certificate.text("authority", None)
+    try:
+        pair.check_name(authority or "missing")
+    except BadRequest:
+        certificate.fault(
+            "authority", f"{authority[:80]!r} is not a name: letters, digits, . _ -; at most 64"
+        )
     keys = _keys(certificate)
     certificate.end()
     table = top.table("program")

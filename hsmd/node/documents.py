@@ -5,7 +5,9 @@ All of them are in one directory that is switched at once, so that no program lo
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,15 +23,21 @@ from hsmd.anchors import pem_bundle
 from hsmd.anchors.acceptance import is_issued_by
 from hsmd.anchors.certificates import MAX_BYTES, MAX_CERTIFICATES, UNREADABLE
 from hsmd.anchors.problems import CertificatesInvalid
-from hsmd.deployment import version_directories
+from hsmd.deployment import trusted, version_directories
 from hsmd.deployment.version_directories import Access
+from hsmd.errors import ConfigurationError
 from hsmd.node.programs import ANCHORS, CHAIN, COMBINED, KEY, LISTS, Program
 from hsmd.node.tls_keys import TlsKey, public_half
 from hsmd.node.trust import Certificates
+from hsmd.system import directories
+from hsmd.system.input_files import read_file
 
 _LIST = re.compile(
     rb"-----BEGIN X509 CRL-----\r?\n(?:[A-Za-z0-9+/=]++\r?\n)*+-----END X509 CRL-----[ \t]*(?:\r?\n|\Z)"
 )
+
+_TRIAL_BYTES = 65_536
+"""More than key, chain and anchors have."""
 
 RevocationLists = tuple[x509.CertificateRevocationList, ...]
 
@@ -98,7 +106,7 @@ def read(home: Path) -> Kept | None:
     if not version_directories.current(home):
         return None
     directory = home / version_directories.CURRENT
-    contents = {name: (directory / name).read_bytes() for name in (CHAIN, ANCHORS, LISTS)}
+    contents = {name: read_file(directory / name, MAX_BYTES) for name in (CHAIN, ANCHORS, LISTS)}
     chain = pem_bundle.parse(contents[CHAIN], CHAIN)
     key = _key(directory / KEY, chain)
     check_chain(chain, key)
@@ -108,7 +116,7 @@ def read(home: Path) -> Kept | None:
 def _key(path: Path, chain: Sequence[x509.Certificate]) -> TlsKey:
     """The key in the file; without a file that of the chain, whose private half is in a token."""
     try:
-        return TlsKey.read(path.read_bytes())
+        return TlsKey.read(read_file(path, MAX_BYTES))
     except FileNotFoundError:
         try:
             return TlsKey(b"", public_half(chain[0].public_key()))
@@ -120,7 +128,22 @@ def _key(path: Path, chain: Sequence[x509.Certificate]) -> TlsKey:
 
 def read_anchors(home: Path) -> Certificates:
     """The anchors of the current version alone. Raises OSError and CertificatesInvalid."""
-    return pem_bundle.parse((home / version_directories.CURRENT / ANCHORS).read_bytes(), ANCHORS)
+    return pem_bundle.parse(read_file(home / version_directories.CURRENT / ANCHORS, MAX_BYTES), ANCHORS)
+
+
+def prepare(home: Path, access: Access) -> None:
+    """Raise OSError unless a version could be written there now: certificates are not asked for that would be lost.
+
+    As root, also if another user could let the path lead elsewhere.
+    """
+    directories.make_shared(home)
+    if os.geteuid() == 0:
+        try:
+            trusted.check_way(home)
+            trusted.check(home, home.stat())
+        except ConfigurationError as error:
+            raise OSError(errno.EACCES, error.faults[0], error.source) from None
+    version_directories.try_store(home, _TRIAL_BYTES, access)
 
 
 def write(home: Path, files: Mapping[str, bytes], access: Access) -> str:

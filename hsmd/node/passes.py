@@ -6,10 +6,11 @@ steps is made good by the next pass, because what the program has loaded is reme
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Protocol
 
@@ -21,7 +22,7 @@ from hsmd.anchors import pem_bundle
 from hsmd.anchors.problems import CertificatesInvalid, UpdateRefused
 from hsmd.deployment import reloads, version_directories
 from hsmd.deployment.servers import Server
-from hsmd.errors import HsmdError
+from hsmd.errors import DeadlineExceeded, HsmdError, ProtocolError, Unavailable
 from hsmd.node import documents, probe, renewal, state
 from hsmd.node.config import NodeConfig
 from hsmd.node.documents import Kept, RevocationLists
@@ -31,7 +32,6 @@ from hsmd.node.state import NodeState, ProbeState
 from hsmd.node.tls_keys import TlsKey
 from hsmd.node.trust import Certificates, refreshed
 from hsmd.protocol.messages import NodeAnchors, NodeCertificate, NodeDocuments, NodeTrust, Request
-from hsmd.system import directories
 
 SETTLE_S = 20.0
 """How long a program that was reloaded is given to show its new certificate: servers reload in the background."""
@@ -85,6 +85,8 @@ class Node:
             return self._stop(
                 found, f"{fault}; restore {ANCHORS}, or set the node up again: hsmd node init --again"
             )
+        except HsmdError as error:  # of the token or agent that has the key
+            return self._stop(found, error.text)
         kept = self._ask(daemons, kept, found, wish)
         version = self._write(kept, found) if kept is not None and kept.chain else ""
         found = self._load(version, found)
@@ -139,13 +141,15 @@ class Node:
             kept, offered = self._refresh(daemons, kept, found)
             if (served := self._config.keys.served()) is not None:
                 kept = self._follow(kept, *served, found)
-            elif self._needs_certificate(kept, wish):
-                kept = self._renew(daemons, kept, wish)
+            elif self._needs_certificate(kept, wish) and self._may_ask(wish, found):
+                kept = self._renew(daemons, kept, wish, found)
                 found.note(renewed_at=self._now())
         except (UpdateRefused, CertificatesInvalid) as error:
             found.note(trust_error=error.text)
         except HsmdError as error:
             found.note(daemon_error=error.text)
+        except OSError as error:
+            found.note(files_error=_fault(error, self._config.files))
         # With the authorities of the chain that is there now: the first certificate brings some.
         return None if kept is None else kept.with_lists(offered)
 
@@ -171,7 +175,33 @@ class Node:
         due = renewal.due(leaf.not_valid_before_utc, leaf.not_valid_after_utc, self._config.client)
         return self._now() >= due
 
-    def _renew(self, daemons: Asks, kept: Kept, wish: Wish) -> Kept:
+    def _may_ask(self, wish: Wish, found: _Found) -> bool:
+        """Whether a certificate may be asked for now. If not, what was wrong with the last one is still wrong."""
+        before = found.before
+        if wish.renew or wish.new_key or renewal.may_ask(before.asked_at, before.wasted, self._now()):
+            return True
+        found.keep("daemon_error", "trust_error", "files_error")
+        return False
+
+    def _get_certificate(self, daemons: Asks, request: str, found: _Found) -> NodeDocuments:
+        """Ask for a certificate. That it was asked for is stored before, so that crashes count, too."""
+        config, before = self._config, found.before
+        documents.prepare(config.files, config.access)
+        found.note(asked_at=self._now(), wasted=before.wasted + 1)
+        state.write(
+            config.state, msgspec.structs.replace(before, asked_at=self._now(), wasted=before.wasted + 1)
+        )
+        try:
+            answer = daemons.ask(NodeCertificate(config.authority, request))
+        except (Unavailable, DeadlineExceeded, ProtocolError):
+            raise  # there may be one
+        except HsmdError:
+            found.note(wasted=before.wasted)
+            raise
+        assert isinstance(answer, NodeDocuments)
+        return answer
+
+    def _renew(self, daemons: Asks, kept: Kept, wish: Wish, found: _Found) -> Kept:
         """A new certificate: for the same key, unless another is asked for, or it was revoked, or is of another type now."""
         keys = self._config.keys
         is_new = wish.new_key or (bool(kept.chain) and kept.is_revoked) or not keys.suits(kept.key)
@@ -181,8 +211,7 @@ class Node:
             raise CertificatesInvalid(
                 f"{why}, and the node makes no second key in a token; give another label in its configuration"
             )
-        answer = daemons.ask(NodeCertificate(self._config.authority, keys.request(key)))
-        assert isinstance(answer, NodeDocuments)
+        answer = self._get_certificate(daemons, keys.request(key), found)
         chain = pem_bundle.parse(answer.chain.encode(), "the chain of the daemon")
         return self._with_chain(kept, key, chain)
 
@@ -203,13 +232,17 @@ class Node:
     def _write(self, kept: Kept, found: _Found) -> str:
         """The version that is current then; empty if it cannot be written."""
         config = self._config
+        files = kept.files(config.program)
         try:
-            directories.make_shared(config.files)
-            version = documents.write(config.files, kept.files(config.program), config.access)
+            if not version_directories.is_current(config.files, documents.version_of(files), files):
+                documents.prepare(config.files, config.access)
+            version = documents.write(config.files, files, config.access)
         except OSError as error:
             found.note(files_error=_fault(error, config.files))
             return version_directories.current(config.files)
         found.note(anew=False)
+        if found.values.get("renewed_at"):
+            found.note(wasted=0)
         return version
 
     def _load(self, version: str, found: _Found) -> _Found:
@@ -249,10 +282,14 @@ class Node:
         failed = bool(found.values.get("daemon_error") or found.values.get("trust_error"))
         begins, ends = (now, now) if kept is None or not kept.chain else _dates(kept.leaf)
         next_at = renewal.next_look(begins, ends, now, failed=failed)
+        if begins == ends:
+            next_at = now + timedelta(seconds=renewal.NONE_S)
         return found.state(passed_at=now, next_at=next_at, daemon=used or found.before.daemon)
 
 
 def _fault(error: OSError, path: Path) -> str:
+    if error.errno == errno.EPERM and error.filename is None:
+        return f"{path}: files cannot be given to another owner; run the node as root, or as that user without `owner`"
     return f"{error.filename or path}: {error.strerror or error}"
 
 
@@ -275,6 +312,10 @@ class _Found:
 
     def note(self, **values: object) -> None:
         self.values |= values
+
+    def keep(self, *names: str) -> None:
+        """What the last pass noted is still so, where this one has noted nothing."""
+        self.values = {name: getattr(self.before, name) for name in names} | self.values
 
     def state(self, **values: object) -> NodeState:
         """The state after the pass: errors are those of this pass."""

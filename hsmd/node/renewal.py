@@ -17,10 +17,24 @@ RETRY_S = 1.0
 """no sooner than this, and no later than SELDOM_S."""
 
 
+WASTED_S, MOST_DOUBLED = 60.0, 20
+"""A daemon gives a client so many certificates at a time and no more. After one that came to nothing the next is asked for after
+this time, which doubles each time."""
+NONE_S = 10.0
+"""A node that has no certificate tries again after this time."""
+
+
 def due(begins: datetime, ends: datetime, name: str) -> datetime:
     """When the certificate with these dates is to be renewed; the same for the same node `name`."""
     at = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4]) / 0xFFFFFFFF
     return begins + (ends - begins) * (SHARE + SPREAD * at)
+
+
+def may_ask(asked_at: datetime | None, wasted: int, now: datetime) -> bool:
+    """Whether a certificate may be asked for, after `wasted` that came to nothing. A clock that was set back forbids nothing."""
+    if asked_at is None or not wasted or asked_at > now:
+        return True
+    return now >= asked_at + timedelta(seconds=WASTED_S * 2 ** min(wasted - 1, MOST_DOUBLED))
 
 
 def next_look(begins: datetime, ends: datetime, now: datetime, *, failed: bool) -> datetime:

@@ -39,6 +39,10 @@ class NodeState(msgspec.Struct, frozen=True):
     passed_at: datetime | None = None
     next_at: datetime | None = None
     renewed_at: datetime | None = None
+    asked_at: datetime | None = None
+    """When a certificate was asked for last,"""
+    wasted: int = 0
+    """and how often in a row without use: no answer came, or one of no use, or it could not be written."""
     daemon: str = ""
     """The daemon that answered last."""
     daemon_error: str = ""

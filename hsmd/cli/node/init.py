@@ -33,6 +33,7 @@ from hsmd.cli.node.options import (
     protect,
     text,
 )
+from hsmd.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from hsmd.node.config import NodeConfig
@@ -144,9 +145,13 @@ def init(
         return made
 
     token = enrolment.read_token(enroll)
-    checked(
-        agent_toml.Pinned(token.address, (_ANY_HOST_KEY,), "any", identity)
-    )  # before the token is used up
+    before_use = agent_toml.Pinned(token.address, (_ANY_HOST_KEY,), "any", identity)
+    try:
+        checked(before_use)  # before the token is used up
+    except ConfigurationError as error:
+        raise CommandError(
+            "; ".join(map(_of_option, error.faults)), "see: hsmd node init --help", Exit.USAGE
+        ) from None
     mine = (file, identity, identity.with_name(f"{identity.name}.pub"))
     if not again:
         _check_new(*mine, wanted.files / "current")
@@ -207,7 +212,7 @@ def _wanted(
             files or (SYSTEM_FILES.with_name(f"{SYSTEM_FILES.name}{which}") if system else beside)
         ).absolute(),
         unit=unit,
-        command=tuple(shlex.split(reload)),
+        command=_words(reload),
         owner=owner,
         group=group,
         probes=pairs,
@@ -222,6 +227,23 @@ def _check_place(token: Path | None, label: str, agent_key: str) -> None:
             "see: hsmd node init --help",
             Exit.USAGE,
         )
+
+
+def _of_option(fault: str) -> str:
+    """A fault of the configuration that is to be written, in the words of the command line."""
+    where, _, what = fault.partition(": ")
+    table, _, name = where.partition(".")
+    option = {"kind": "program", "command": "reload", "connect": "probe"}.get(name, name)
+    return f"--{option}: {what}" if table.split("[")[0] in ("certificate", "program", "probe") else fault
+
+
+def _words(command: str) -> tuple[str, ...]:
+    try:
+        return tuple(shlex.split(command))
+    except ValueError:
+        raise CommandError(
+            "--reload: a quotation mark is not closed", "see: hsmd node init --help", Exit.USAGE
+        ) from None
 
 
 def _check_new(*paths: Path) -> None:

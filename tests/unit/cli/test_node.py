@@ -21,6 +21,7 @@ from hsmd.node.keys import AgentKeys, FileKeys, TokenKeys
 from hsmd.node.programs import PROGRAMS
 from hsmd.node.state import NodeState, ProbeState
 from hsmd.node.tls_keys import TlsKey
+from hsmd.protocol.enrolment import ID_BYTES, SECRET_BYTES, EnrolmentToken
 from tests.support.cli import Run
 from tests.support.node_authority import Clock, NodeAuthority
 from tests.support.node_files import HOST_KEY, node_toml
@@ -166,6 +167,31 @@ def test_a_key_is_in_one_place(run: Run, tmp_path: Path) -> None:
     for options in (["--token", "a", "--agent-key", "b"], ["--label", "a"]):
         ran = run(*init, *options)
         assert (ran.code, "exclude each other" in ran.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--owner", "nobody-here"), "--owner: this host has no user 'nobody-here'"),
+        (("--reload", "nginx -s 'reload"), "--reload: a quotation mark is not closed"),
+        (("--reload", "nginx -s reload"), "--reload: must begin with the absolute path"),
+        (("--probe", "a:b:c"), "--probe: 'a:b:c' is not an address"),
+        (("--authority", "a b"), "--authority: 'a b' is not a name"),
+    ],
+)
+def test_a_wrong_option_is_named_before_the_token_is_used(
+    run: Run, tmp_path: Path, options: tuple[str, str], said: str
+) -> None:
+    token = tmp_path / "token"
+    token.write_text(
+        EnrolmentToken(bytes(ID_BYTES), bytes(SECRET_BYTES), bytes(32), False, "127.0.0.1:1").text()
+    )
+    file = tmp_path / "a" / "node.toml"
+    words = ("--enroll", str(token), "--authority", "root", "--program", "nginx", "--config", str(file))
+    ran = run("node", "init", *words, *options)
+    assert (ran.code, said in ran.err) == (2, True), ran.err
+    assert "node.toml" not in ran.err
+    assert not file.parent.exists()
 
 
 def test_the_unit_names_what_the_service_writes(run: Run, file: Path) -> None:

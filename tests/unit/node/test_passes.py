@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import replace
 from datetime import timedelta
@@ -13,6 +14,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from hsmd.algorithms import KeyType
+from hsmd.deployment import version_directories
 from hsmd.deployment.servers import Server
 from hsmd.deployment.version_directories import current
 from hsmd.errors import NotFound, Unavailable
@@ -21,7 +23,7 @@ from hsmd.node.config import NodeConfig
 from hsmd.node.documents import Kept
 from hsmd.node.passes import Node, Wish
 from hsmd.node.probe import Probe, Whose
-from hsmd.node.programs import ANCHORS, CHAIN, KEY
+from hsmd.node.programs import ANCHORS, CHAIN, KEY, LISTS
 from hsmd.node.renewal import due
 from hsmd.node.tls_keys import TlsKey
 from hsmd.protocol.messages import NodeAnchors, NodeCertificate, NodeTrust
@@ -332,6 +334,124 @@ def test_files_that_cannot_be_written_are_told_and_the_program_keeps_what_it_has
     monkeypatch.undo()
     assert kept(config) == before
     assert reloads.count == 1
+
+
+def test_no_certificate_is_asked_for_that_could_not_be_written(
+    node: Node,
+    config: NodeConfig,
+    authority: NodeAuthority,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A daemon gives a node twenty certificates at a time: a full disk must not use them up."""
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device", str(config.files))
+
+    monkeypatch.setattr(version_directories, "store", full)
+    for _ in range(3):
+        assert node.make_pass(authority).problems == [f"{config.files}: No space left on device"]
+    assert certificates_asked(authority) == 0
+    monkeypatch.undo()
+    assert node.make_pass(authority).is_well
+
+
+def test_certificates_of_no_use_are_asked_for_less_and_less_often(
+    node: Node, config: NodeConfig, authority: NodeAuthority, clock: Clock
+) -> None:
+    node.make_pass(authority)
+    clock.forward(days=400)  # this host's clock alone: what is issued is not valid here
+    issued_at = clock.now - timedelta(days=400)
+
+    class Right(NodeAuthority):
+        def ask(self, request: Any) -> object:
+            now, clock.now = clock.now, issued_at
+            try:
+                return authority.ask(request)
+            finally:
+                clock.now = now
+
+    right = Right(clock)
+    before = certificates_asked(authority)
+    for _ in range(24 * 60):
+        done = node.make_pass(right)
+        assert "clocks" in done.problems[0], "it is told between the attempts, too"
+        clock.forward(minutes=1)
+    assert certificates_asked(authority) - before <= 11
+    assert "clocks" in node.make_pass(right, Wish(renew=True)).problems[0]
+    asked = certificates_asked(authority)
+    clock.now = issued_at
+    assert node.make_pass(right, Wish(renew=True)).wasted == 0
+    assert certificates_asked(authority) == asked + 1
+
+
+def test_a_crash_behind_the_request_counts_as_one_of_no_use(
+    node: Node, config: NodeConfig, authority: NodeAuthority
+) -> None:
+    class Killing(NodeAuthority):
+        def ask(self, request: Any) -> object:
+            answer = authority.ask(request)
+            if isinstance(request, NodeCertificate):
+                raise KeyboardInterrupt
+            return answer
+
+    with pytest.raises(KeyboardInterrupt):
+        node.make_pass(Killing(authority.clock))
+    assert state.read(config.state).wasted == 1
+    node.make_pass(authority)
+    assert certificates_asked(authority) == 1
+    authority.clock.forward(minutes=1)
+    assert node.make_pass(authority).is_well
+
+
+def test_a_refusal_is_no_certificate_of_no_use(
+    node: Node, config: NodeConfig, authority: NodeAuthority
+) -> None:
+    class Refusing(NodeAuthority):
+        def ask(self, request: Any) -> object:
+            if isinstance(request, NodeCertificate):
+                raise NotFound("not yet")
+            return authority.ask(request)
+
+    assert node.make_pass(Refusing(authority.clock)).wasted == 0
+    assert node.make_pass(authority).is_well
+
+
+def test_as_root_no_files_are_written_where_another_user_could_lead_them_elsewhere(
+    node: Node, config: NodeConfig, authority: NodeAuthority, tmp_path: Path
+) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root gives files away")
+    os.chown(tmp_path, 12_345, -1)
+    done = node.make_pass(authority)
+    assert "belongs to user 12345" in done.problems[0]
+    assert certificates_asked(authority) == 0
+    assert list(config.files.iterdir()) == []
+
+
+def test_a_pipe_in_place_of_a_file_does_not_stop_the_node(
+    node: Node, config: NodeConfig, authority: NodeAuthority
+) -> None:
+    node.make_pass(authority)
+    for name in (KEY, LISTS):
+        path = config.files / "current" / name
+        path.unlink()
+        os.mkfifo(path)
+        assert "named pipe" in node.make_pass(authority).problems[0]
+        assert node.make_pass(authority).is_well
+
+
+def test_what_is_not_the_nodes_stays_in_its_directory(
+    node: Node, config: NodeConfig, authority: NodeAuthority
+) -> None:
+    """The directory may have been there before, with files of the program."""
+    (config.files / "sites").mkdir(parents=True)
+    (config.files / "nginx.conf").write_text("x")
+    (config.files / ".0123456789abcdef.new").write_text("left by a crash")
+    node.make_pass(authority)
+    node.make_pass(authority, Wish(renew=True))
+    names = {each.name for each in config.files.iterdir()}
+    assert {"sites", "nginx.conf"} <= names
+    assert ".0123456789abcdef.new" not in names
 
 
 def test_a_lost_state_has_the_program_reloaded_once_more(
