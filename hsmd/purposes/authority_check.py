@@ -271,7 +271,7 @@ class AuthorityCheck:
 
     def _check_common_name(self, tbs: DerReader, name: str, hosts: list[str]) -> None:
         """One of the alternative names, a name in the ceiling, or with `*` any that no reader takes for a foreign host."""
-        if name in hosts or name in self._constraints.common_names:
+        if name in hosts or (name != ANY and name in self._constraints.common_names):
             return
         if ANY not in self._constraints.common_names or may_be_host_or_mailbox(name):
             raise tbs.mismatch(f"the key's ceiling does not permit the common name {name}")

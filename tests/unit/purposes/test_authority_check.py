@@ -153,8 +153,8 @@ def test_an_authority_that_has_none_below_it_certifies_none() -> None:
 
 def test_common_names_are_free_only_where_no_reader_takes_them_for_a_foreign_host() -> None:
     assert passes(ASKED.leaf("client", "postgres", []), common_names=["*"])
-    for host in ("www.example.net", "a@example.net", "2001:db8::1"):
-        assert not passes(ASKED.leaf("client", host, []), common_names=["*"])
+    for host in ("www.example.net", "a@example.net", "2001:db8::1", "*", "*a", "localhost", "a\uff0eb"):
+        assert not passes(ASKED.leaf("client", host, []), common_names=["*"]), host
 
 
 def test_a_mailbox_that_is_excluded_is_so_in_every_case() -> None:
