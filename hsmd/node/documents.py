@@ -70,6 +70,14 @@ class Kept:
             for found in self.lists
         )
 
+    def ended_lists(self, now: datetime) -> list[str]:
+        """The authorities whose revocation list has ended."""
+        return [
+            each.issuer.rfc4514_string()
+            for each in self.lists
+            if each.next_update_utc is not None and each.next_update_utc <= now
+        ]
+
     @property
     def has_all_lists(self) -> bool:
         """Whether there is a list of each authority that verifiers meet."""
@@ -103,9 +111,10 @@ def version_of(files: Mapping[str, bytes]) -> str:
 
 def read(home: Path) -> Kept | None:
     """The documents of the current version; None before the first. Raises OSError, and CertificatesInvalid for damaged files."""
-    if not version_directories.current(home):
+    version = version_directories.current(home)
+    if not version:
         return None
-    directory = home / version_directories.CURRENT
+    directory = home / version  # through the link, a switch in between would mix two versions
     contents = {name: read_file(directory / name, MAX_BYTES) for name in (CHAIN, ANCHORS, LISTS)}
     chain = pem_bundle.parse(contents[CHAIN], CHAIN)
     key = _key(directory / KEY, chain)

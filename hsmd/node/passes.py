@@ -151,7 +151,13 @@ class Node:
         except OSError as error:
             found.note(files_error=_fault(error, self._config.files))
         # With the authorities of the chain that is there now: the first certificate brings some.
-        return None if kept is None else kept.with_lists(offered)
+        kept = None if kept is None else kept.with_lists(offered)
+        if kept is not None and (ended := kept.ended_lists(self._now())):
+            found.note(
+                lists_error=f"the revocation list of {'; '.join(ended)} has ended, and servers that look for it refuse all"
+                " clients; an operator signs a new one: hsmd ca crl"
+            )
+        return kept
 
     def _refresh(self, daemons: Asks, kept: Kept | None, found: _Found) -> tuple[Kept, RevocationLists]:
         """Anchors as the daemon has them, and lists that are of no use unless an authority of the node has signed them."""
@@ -279,7 +285,11 @@ class Node:
 
     def _finish(self, found: _Found, kept: Kept | None, used: str) -> NodeState:
         now = self._now()
-        failed = bool(found.values.get("daemon_error") or found.values.get("trust_error"))
+        failed = bool(
+            found.values.get("daemon_error")
+            or found.values.get("trust_error")
+            or found.values.get("lists_error")
+        )
         begins, ends = (now, now) if kept is None or not kept.chain else _dates(kept.leaf)
         next_at = renewal.next_look(begins, ends, now, failed=failed)
         if begins == ends:
@@ -319,7 +329,14 @@ class _Found:
 
     def state(self, **values: object) -> NodeState:
         """The state after the pass: errors are those of this pass."""
-        fresh = {"daemon_error": "", "trust_error": "", "files_error": "", "reload_error": "", "probes": ()}
+        fresh = {
+            "daemon_error": "",
+            "trust_error": "",
+            "lists_error": "",
+            "files_error": "",
+            "reload_error": "",
+            "probes": (),
+        }
         return msgspec.structs.replace(self.before, **{**fresh, **self.values, **values})
 
 

@@ -41,11 +41,11 @@ def _nginx(files: Path, lists: bool) -> str:
     return _lines(
         f"ssl_certificate         {files / CHAIN};",
         f"ssl_certificate_key     {files / KEY};",
-        "# For clients with certificates:",
-        f"ssl_client_certificate  {files / ANCHORS};",
-        lists and f"ssl_crl                 {files / LISTS};",
-        "ssl_verify_client       on;",
-        "ssl_verify_depth        3;",
+        "# Only if all clients have certificates:",
+        f"#ssl_client_certificate {files / ANCHORS};",
+        lists and f"#ssl_crl                {files / LISTS};",
+        "#ssl_verify_client      on;",
+        "#ssl_verify_depth       3;",
     )
 
 
@@ -53,7 +53,7 @@ def _haproxy(files: Path, lists: bool) -> str:
     crl = f" crl-file {files / LISTS}" if lists else ""
     return _lines(
         f"bind :443 ssl crt {files / COMBINED}",
-        "# For clients with certificates, add to the line:",
+        "# Only if all clients have certificates, add to the line:",
         f"#   verify required ca-file {files / ANCHORS}{crl}",
     )
 
@@ -62,12 +62,12 @@ def _apache(files: Path, lists: bool) -> str:
     return _lines(
         f"SSLCertificateFile       {files / CHAIN}",
         f"SSLCertificateKeyFile    {files / KEY}",
-        "# For clients with certificates:",
-        f"SSLCACertificateFile     {files / ANCHORS}",
-        lists and f"SSLCARevocationFile      {files / LISTS}",
-        lists and "SSLCARevocationCheck     leaf",
-        "SSLVerifyClient          require",
-        "SSLVerifyDepth           3",
+        "# Only if all clients have certificates:",
+        f"#SSLCACertificateFile    {files / ANCHORS}",
+        lists and f"#SSLCARevocationFile     {files / LISTS}",
+        lists and "#SSLCARevocationCheck    leaf",
+        "#SSLVerifyClient         require",
+        "#SSLVerifyDepth          3",
     )
 
 

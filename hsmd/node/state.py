@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import msgspec
@@ -19,6 +19,8 @@ STATE, LOCK = "state.json", "lock"
 MAX_BYTES = 1 << 20
 LOCK_S = 120.0
 """Longer than a pass takes that reloads a program and probes it."""
+OVERDUE = timedelta(minutes=15)
+"""How late a pass can be: the one before may take long."""
 _PAUSE_S = 0.1
 
 
@@ -47,9 +49,16 @@ class NodeState(msgspec.Struct, frozen=True):
     """The daemon that answered last."""
     daemon_error: str = ""
     trust_error: str = ""
+    lists_error: str = ""
     files_error: str = ""
     reload_error: str = ""
     probes: tuple[ProbeState, ...] = ()
+
+    def overdue(self, now: datetime) -> str:
+        """That the next pass should have been made; empty if it is not so."""
+        if self.next_at is None or now < self.next_at + OVERDUE:
+            return ""
+        return f"no pass was made since {self.passed_at:%Y-%m-%d %H:%M:%S} UTC: is the service running? hsmd node run"
 
     @property
     def had_files(self) -> bool:
@@ -64,7 +73,7 @@ class NodeState(msgspec.Struct, frozen=True):
     @property
     def problems(self) -> list[str]:
         """What went wrong, in the order of the steps of a pass."""
-        found = [self.daemon_error, self.trust_error, self.files_error, self.reload_error]
+        found = [self.daemon_error, self.trust_error, self.lists_error, self.files_error, self.reload_error]
         return [text for text in found if text] + [
             f"{each.probe}: {each.error}" for each in self.probes if each.error
         ]

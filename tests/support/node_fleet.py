@@ -7,6 +7,7 @@ reloaded by a script, as there is no systemd for them here.
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -197,7 +198,7 @@ http {{
   scgi_temp_path {base}/t5;
   server {{
     listen 127.0.0.1:{node.port} ssl;
-    {PROGRAMS["nginx"].settings(files, True)}
+    {for_clients_with_certificates(PROGRAMS["nginx"].settings(files, True))}
     location / {{ return 200 "$ssl_client_verify"; }}
   }}
 }}
@@ -250,7 +251,7 @@ def _apache(node: FleetNode) -> Iterator[None]:
         f"ServerName localhost\nServerRoot {base}\nPidFile {base}/apache.pid\nErrorLog {base}/error.log\n{modules}"
         f"DefaultRuntimeDir {base}\nDocumentRoot {base}/pages\nStartServers 1\nSSLSessionCache none\nUser {_user()}\n"
         f"Listen 127.0.0.1:{node.port}\n<VirtualHost 127.0.0.1:{node.port}>\nSSLEngine on\n"
-        f"{PROGRAMS['apache'].settings(files, True)}\n</VirtualHost>\n"
+        f"{for_clients_with_certificates(PROGRAMS['apache'].settings(files, True))}\n</VirtualHost>\n"
     )
     command = [processes.program("apache2"), "-f", f"{base}/apache.conf"]
     _script(node, *command, "-k", "graceful")
@@ -302,3 +303,8 @@ def _user() -> str:
         if AS_ROOT
         else subprocess.run(["id", "-un"], capture_output=True, text=True, check=True).stdout.strip()
     )
+
+
+def for_clients_with_certificates(settings: str) -> str:
+    """The lines that `hsmd node init` prints, with those for clients with certificates in force."""
+    return re.sub(r"^#(?=ssl|SSL)", "", settings, flags=re.MULTILINE)

@@ -87,7 +87,7 @@ def document(config: NodeConfig, kept: Kept | None, state: NodeState) -> dict[st
             "revoked": kept.is_revoked,
         },
         "anchors": [] if kept is None else [each.subject.rfc4514_string() for each in kept.anchors],
-        "problems": state.problems,
+        "problems": problems(state),
         "state": state,
     }
 
@@ -99,7 +99,7 @@ def text(config: NodeConfig, kept: Kept | None, state: NodeState) -> TextOutput:
         found, "THE NODE DOES NOT DO ITS WORK:"
     )
     return (
-        "\n".join([head, *(f"  {problem}" for problem in state.problems), ""]),
+        "\n".join([head, *(f"  {problem}" for problem in problems(state)), ""]),
         fields(
             [
                 ("node", f"{config.client}, for {config.program.name}, from {config.authority}"),
@@ -128,7 +128,13 @@ def level(has_certificate: bool, ends: datetime | None, state: NodeState) -> str
         or any(each.error for each in state.probes)
     ):
         return "failing"
-    return "ok" if state.is_well else "degraded"
+    return "degraded" if problems(state) else "ok"
+
+
+def problems(state: NodeState) -> list[str]:
+    """What is wrong, that no pass is made any more first."""
+    overdue = state.overdue(datetime.now(UTC))
+    return [*([overdue] if overdue else []), *state.problems]
 
 
 def end(config: NodeConfig, kept: Kept | None, state: NodeState) -> None:

@@ -41,9 +41,7 @@ def test_the_document_can_be_followed_word_by_word(tmp_path: Path) -> None:
         lines = told.partition("In the configuration of nginx:")[2].partition("2. Reload it")[0]
         assert "ssl_certificate_key" in lines
         assert "ssl_crl" not in lines, "there is no list of the authority yet"
-        resources.callback(
-            nginx(home, port, lines.replace("ssl_verify_client       on", "ssl_verify_client optional")).stop
-        )
+        resources.callback(nginx(home, port, lines).stop)
         shown = in_shell(here(service), home)
         assert "www.example.com at 127.0.0.1" in shown
         assert "ExecStart=" in shown

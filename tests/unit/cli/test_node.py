@@ -67,6 +67,7 @@ def test_a_node_that_is_well(run: Run, file: Path) -> None:
     [
         ({"daemon_error": "no daemon answers"}, 5, "degraded"),
         ({"reload_error": "nginx: exit code 1"}, 5, "degraded"),
+        ({"next_at": datetime.now(UTC) - timedelta(minutes=16)}, 5, "degraded"),
         ({"probes": (ProbeState("www", "Connection refused"),)}, 4, "failing"),
     ],
 )

@@ -35,6 +35,24 @@ def test_what_is_written_is_read_again(kept: Kept, tmp_path: Path) -> None:
     assert combined == (tmp_path / "current" / CHAIN).read_bytes() + kept.key.pem
 
 
+def test_a_switch_in_the_middle_does_not_mix_two_versions(
+    kept: Kept, authority: NodeAuthority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = TlsKey.generate(KeyType.P256)
+    leaf = authority.issue(load_pem_private_key(key.pem, None).public_key())
+    other = Kept(key, (leaf, authority.root()), kept.anchors)
+    documents.write(tmp_path, kept.files(PROGRAMS["nginx"]), Access())
+    read_file = documents.read_file
+
+    def switching(path: Path, limit: int) -> bytes:
+        content = read_file(path, limit)
+        documents.write(tmp_path, other.files(PROGRAMS["nginx"]), Access())
+        return content
+
+    monkeypatch.setattr(documents, "read_file", switching)
+    assert documents.read(tmp_path) == kept
+
+
 def test_the_key_is_for_its_owner_alone(kept: Kept, tmp_path: Path) -> None:
     version = documents.write(tmp_path, kept.files(PROGRAMS["haproxy"]), Access())
     for name in SECRET:

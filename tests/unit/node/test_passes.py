@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
 from hsmd.algorithms import KeyType
 from hsmd.deployment import version_directories
@@ -128,6 +128,27 @@ def test_a_new_list_is_written_and_loaded(
     assert kept(config).lists[0].get_revoked_certificate_by_serial_number(4_711) is not None
     assert reloads.count == 2
     assert certificates_asked(authority) == 1
+
+
+def test_a_list_that_has_ended_is_told(
+    node: Node, config: NodeConfig, authority: NodeAuthority, clock: Clock
+) -> None:
+    node.make_pass(authority)
+    old = authority.list()
+
+    class Stale(NodeAuthority):
+        def ask(self, request: Any) -> object:
+            answer = authority.ask(request)
+            if isinstance(answer, NodeAnchors):
+                pem = old.public_bytes(Encoding.PEM).decode()
+                return msgspec.structs.replace(answer, revocation_lists=pem)
+            return answer
+
+    clock.forward(days=8)
+    done = node.make_pass(Stale(clock))
+    assert "revocation list of CN=Example CA 1 has ended" in done.problems[0]
+    assert "hsmd ca crl" in done.problems[0]
+    assert node.make_pass(authority).is_well
 
 
 def test_a_revoked_certificate_is_replaced_with_a_new_key(
