@@ -123,7 +123,8 @@ def init(
         typer.Option(
             "--next-token",
             metavar="NAME",
-            help="Token for the next key. Default: another one, if there is one.",
+            help="Token for the next key: that of the upper authority if another one certifies this one. "
+            "Default: another one, if there is one; with --adopt the same.",
             show_default=False,
         ),
     ] = "",

@@ -399,8 +399,16 @@ def test_the_next_key_is_made_in_another_token(open_daemon: Callable[..., Daemon
     assert with_two.ask(messages.KeyCandidates(token="main")).keys == []
     same = with_two.ask(root("same", token="main", next_token="main"))
     assert same.authority.next_token == "main"
+    with pytest.raises(BadRequest, match="follows a reserve"):
+        with_two.ask(root("x", token="other", adopt=made.authority.next_key, next_token="main"))
     second = with_two.ask(root("second", token="other", adopt=made.authority.next_key))
-    assert second.authority.digest == made.authority.next_key
+    assert (second.authority.digest, second.authority.next_token) == (made.authority.next_key, "other")
+    above = with_two.ask(root("above", token="main", path_length=2))
+    for name, next_token in (("apart", "other"), ("beside", "main")):
+        with_two.ask(root(name, token="main", next_token=next_token))
+    refused(with_two.ask, Conflict, messages.CaIssue("above", "issuing", key="apart"), "--next-token main")
+    issued = with_two.ask(messages.CaIssue("above", "issuing", key="beside"))
+    assert issued.chain.endswith(above.chain)
 
 
 # --- verification by others ---

@@ -86,6 +86,7 @@ class Issuing:
         authority = await self.read(request.authority)
         if request.key:
             wanted = await self._cache.read(lambda tx: _wanted_key(tx, request))
+            _check_next_token(authority, wanted)
         else:
             wanted = await in_thread(_wanted_by_request, request)
         term = authority.term(request.term_s, _longest(authority, wanted.profile), self._now())
@@ -288,6 +289,18 @@ def _record(authority: str, wanted: Wanted, term: Term, serial: int) -> IssuedRe
         not_after=term.ends,
         client=wanted.client,
     )
+
+
+def _check_next_token(authority: Authority, wanted: Wanted) -> None:
+    """Raise Conflict, with the fix, for an authority that the worker would not certify: its next key is in another token."""
+    below = wanted.below
+    if below is None or wanted.digest.hex() == authority.constraints.next_key:
+        return
+    if below.constraints.next_elsewhere:
+        raise Conflict(
+            f"the next key of {below.key.name} is in another token, where what it may certify is not known to that of"
+            f" {authority.key.name}; make the authority again with --next-token {authority.key.token}"
+        )
 
 
 def _wanted_key(tx: Transaction, request: CaIssue) -> Wanted:
