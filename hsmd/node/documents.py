@@ -25,7 +25,7 @@ from hsmd.anchors.certificates import MAX_BYTES, MAX_CERTIFICATES, UNREADABLE
 from hsmd.anchors.problems import CertificatesInvalid
 from hsmd.deployment import trusted, version_directories
 from hsmd.deployment.version_directories import Access
-from hsmd.errors import ConfigurationError
+from hsmd.errors import ConfigurationError, HsmdError
 from hsmd.node.programs import ANCHORS, CHAIN, COMBINED, KEY, LISTS, Program
 from hsmd.node.tls_keys import TlsKey, public_half
 from hsmd.node.trust import Certificates
@@ -138,6 +138,15 @@ def _key(path: Path, chain: Sequence[x509.Certificate]) -> TlsKey:
 def read_anchors(home: Path) -> Certificates:
     """The anchors of the current version alone. Raises OSError and CertificatesInvalid."""
     return pem_bundle.parse(read_file(home / version_directories.CURRENT / ANCHORS, MAX_BYTES), ANCHORS)
+
+
+def fault_of(error: OSError | HsmdError, path: Path) -> str:
+    """What is wrong with the files below `path`, for people."""
+    if isinstance(error, HsmdError):
+        return error.text
+    if error.errno == errno.EPERM and error.filename is None:
+        return f"{path}: files cannot be given to another owner; run the node as root, or as that user without `owner`"
+    return f"{error.filename or path}: {error.strerror or error}"
 
 
 def prepare(home: Path, access: Access) -> None:

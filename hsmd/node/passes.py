@@ -6,7 +6,6 @@ steps is made good by the next pass, because what the program has loaded is reme
 
 from __future__ import annotations
 
-import errno
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -81,7 +80,7 @@ class Node:
         try:
             kept = self._read(found)
         except (OSError, CertificatesInvalid) as error:
-            fault = _fault(error, self._current) if isinstance(error, OSError) else error.text
+            fault = documents.fault_of(error, self._current)
             return self._stop(
                 found, f"{fault}; restore {ANCHORS}, or set the node up again: hsmd node init --again"
             )
@@ -130,7 +129,7 @@ class Node:
             return kept
         except (OSError, CertificatesInvalid) as error:
             anchors = documents.read_anchors(self._config.files)
-            fault = _fault(error, self._current) if isinstance(error, OSError) else error.text
+            fault = documents.fault_of(error, self._current)
             found.note(files_error=f"files were damaged, and are made anew: {fault}")
             return Kept(self._config.keys.new(), (), anchors)
 
@@ -149,7 +148,7 @@ class Node:
         except HsmdError as error:
             found.note(daemon_error=error.text)
         except OSError as error:
-            found.note(files_error=_fault(error, self._config.files))
+            found.note(files_error=documents.fault_of(error, self._config.files))
         # With the authorities of the chain that is there now: the first certificate brings some.
         kept = None if kept is None else kept.with_lists(offered)
         if kept is not None and (ended := kept.ended_lists(self._now())):
@@ -244,7 +243,7 @@ class Node:
                 documents.prepare(config.files, config.access)
             version = documents.write(config.files, files, config.access)
         except OSError as error:
-            found.note(files_error=_fault(error, config.files))
+            found.note(files_error=documents.fault_of(error, config.files))
             return version_directories.current(config.files)
         found.note(anew=False)
         if found.values.get("renewed_at"):
@@ -295,12 +294,6 @@ class Node:
         if begins == ends:
             next_at = now + timedelta(seconds=renewal.NONE_S)
         return found.state(passed_at=now, next_at=next_at, daemon=used or found.before.daemon)
-
-
-def _fault(error: OSError, path: Path) -> str:
-    if error.errno == errno.EPERM and error.filename is None:
-        return f"{path}: files cannot be given to another owner; run the node as root, or as that user without `owner`"
-    return f"{error.filename or path}: {error.strerror or error}"
 
 
 def _offered_lists(answer: NodeAnchors, found: _Found) -> RevocationLists:

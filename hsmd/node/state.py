@@ -9,11 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
 from hsmd.errors import Conflict
 from hsmd.system import atomic_file
+from hsmd.system.input_files import read_file
 
 STATE, LOCK = "state.json", "lock"
 MAX_BYTES = 1 << 20
@@ -22,6 +24,9 @@ LOCK_S = 120.0
 OVERDUE = timedelta(minutes=15)
 """How late a pass can be: the one before may take long."""
 _PAUSE_S = 0.1
+
+
+_Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class ProbeState(msgspec.Struct, frozen=True):
@@ -38,10 +43,10 @@ class NodeState(msgspec.Struct, frozen=True):
     """The version that the program has loaded."""
     anew: bool = False
     """Whether the node was set up again: the first certificate comes with the anchors of the daemon, whatever is there."""
-    passed_at: datetime | None = None
-    next_at: datetime | None = None
-    renewed_at: datetime | None = None
-    asked_at: datetime | None = None
+    passed_at: _Moment | None = None
+    next_at: _Moment | None = None
+    renewed_at: _Moment | None = None
+    asked_at: _Moment | None = None
     """When a certificate was asked for last,"""
     wasted: int = 0
     """and how often in a row without use: no answer came, or one of no use, or it could not be written."""
@@ -56,6 +61,8 @@ class NodeState(msgspec.Struct, frozen=True):
 
     def overdue(self, now: datetime) -> str:
         """That the next pass should have been made; empty if it is not so."""
+        if self.passed_at is None:
+            return "no pass was made, or its result is lost: hsmd node renew"
         if self.next_at is None or now < self.next_at + OVERDUE:
             return ""
         return f"no pass was made since {self.passed_at:%Y-%m-%d %H:%M:%S} UTC: is the service running? hsmd node run"
@@ -82,8 +89,7 @@ class NodeState(msgspec.Struct, frozen=True):
 def read(directory: Path) -> NodeState:
     """The state; that of a new node if there is none, or a damaged one: then its program is reloaded once more."""
     try:
-        with open(directory / STATE, "rb") as file:
-            return msgspec.json.decode(file.read(MAX_BYTES), type=NodeState)
+        return msgspec.json.decode(read_file(directory / STATE, MAX_BYTES), type=NodeState)
     except (OSError, msgspec.DecodeError):
         return NodeState()
 

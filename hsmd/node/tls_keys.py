@@ -87,6 +87,4 @@ def _private(pem: bytes) -> Any:
     try:
         return load_pem_private_key(pem, None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
-        raise CertificatesInvalid(
-            "the private key file is damaged; remove it, and a new key is made: hsmd node renew --new-key"
-        ) from None
+        raise CertificatesInvalid("the private key file is damaged") from None

@@ -21,18 +21,17 @@ def check(output: Output, config: Config = None) -> None:
     with its own certificate and its own trust anchors. Nothing is resumed. Exit code 4 if one fails. `hsmd node status` shows
     the results, too.
     """
-    from hsmd.node import state
+    from hsmd.node import documents, state
     from hsmd.node.passes import Node
 
     protect()
     settings = load(config)
-    try:
-        with state.locked(settings.state):
+    with state.locked(settings.state):
+        try:
             outcomes = Node(settings).check()
-    except (OSError, CertificatesInvalid) as error:
-        raise CommandError(
-            f"the files of the node cannot be read: {error}", "hsmd node renew", Exit.PROBLEMS
-        ) from None
+        except (OSError, CertificatesInvalid) as error:
+            fault = documents.fault_of(error, settings.files)
+            raise CommandError(fault, "make the files anew: hsmd node renew", Exit.PROBLEMS) from None
     rows = [(each.probe, each.error or "ok") for each in outcomes]
     output.show({"handshakes": outcomes}, lambda: table(("HANDSHAKE", "RESULT"), rows))
     if not outcomes and not output.as_json:

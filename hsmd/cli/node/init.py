@@ -33,6 +33,7 @@ from hsmd.cli.node.options import (
     protect,
     text,
 )
+from hsmd.deployment import version_directories
 from hsmd.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -139,15 +140,14 @@ def init(
         wanted = replace(wanted, token=str(key_token.absolute()), label=label or "hsmd-node")
     wanted = replace(wanted, served=agent_key)
 
-    def checked(pinned: agent_toml.Pinned) -> str:
+    def checked(pinned: agent_toml.Pinned) -> tuple[str, NodeConfig]:
         made = node_toml.render(wanted, pinned)
-        configuration.parse(made, source=str(file))
-        return made
+        return made, configuration.parse(made, source=str(file))
 
     token = enrolment.read_token(enroll)
     before_use = agent_toml.Pinned(token.address, (_ANY_HOST_KEY,), "any", identity)
     try:
-        checked(before_use)  # before the token is used up
+        _, settings = checked(before_use)  # before the token is used up
     except ConfigurationError as error:
         raise CommandError(
             "; ".join(map(_of_option, error.faults)), "see: hsmd node init --help", Exit.USAGE
@@ -159,10 +159,11 @@ def init(
         make_directory_for_now(
             undo, file.parent, SHARED_DIRECTORY if file.parent == SYSTEM_DIRECTORY else PRIVATE_DIRECTORY
         )
+        _make_directories(undo, settings)
         _put_aside(undo, *mine)
         answer = enrolment.register(token, identity, undo)
         pinned = agent_toml.Pinned(token.address, tuple(answer.host_keys), answer.client, identity)
-        write_new(file, checked(pinned), PRIVATE)
+        write_new(file, checked(pinned)[0], PRIVATE)
         undo.pop_all()
     settings = configuration.load(file)
     with output.working("the first pass"):
@@ -171,6 +172,23 @@ def init(
     output.show(made, lambda: text(settings, kept, done), hints=_steps(file, settings, kept))
     if kept is None:
         raise CheckFailed
+
+
+def _make_directories(undo: ExitStack, settings: NodeConfig) -> None:
+    """The directories of state and files, tried before the token is used up. Raises CommandError."""
+    from hsmd.node import documents
+
+    for directory in (settings.state, settings.files):
+        make_directory_for_now(undo, directory, SHARED_DIRECTORY)
+    try:
+        version_directories.try_store(settings.state, 1)
+        documents.prepare(settings.files, settings.access)
+    except OSError as error:
+        raise CommandError(
+            documents.fault_of(error, settings.files),
+            "choose another directory: --files, --owner, --config",
+            Exit.USAGE,
+        ) from None
 
 
 def _first_pass(settings: NodeConfig) -> tuple[NodeState, Kept | None]:

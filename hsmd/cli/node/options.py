@@ -13,6 +13,7 @@ from hsmd.cli.base.commands import group
 from hsmd.cli.base.errors import CheckFailed, Exit
 from hsmd.cli.base.invoking_user import invoking_user
 from hsmd.cli.base.output import fields, table, when
+from hsmd.errors import HsmdError
 
 if TYPE_CHECKING:
     from hsmd.cli.base.output import TextOutput
@@ -66,6 +67,21 @@ def load(given: Path | None) -> NodeConfig:
     from hsmd.node import config
 
     return config.load(file_of(given))
+
+
+def files_of(config: NodeConfig, state: NodeState) -> tuple[Kept | None, NodeState]:
+    """The files as they are, and the state with what is wrong with them."""
+    import msgspec
+
+    from hsmd.node import documents
+
+    try:
+        return documents.read(config.files), state
+    except (OSError, HsmdError) as error:
+        fault = documents.fault_of(error, config.files)
+        return None, msgspec.structs.replace(
+            state, files_error=f"{fault}; make the files anew: hsmd node renew"
+        )
 
 
 def document(config: NodeConfig, kept: Kept | None, state: NodeState) -> dict[str, object]:

@@ -6,10 +6,9 @@ from typing import Annotated
 
 import typer
 
-from hsmd.anchors.problems import CertificatesInvalid
 from hsmd.cli.base.commands import command
 from hsmd.cli.base.output import Output
-from hsmd.cli.node.options import Config, app, document, end, load, protect, text
+from hsmd.cli.node.options import Config, app, document, end, files_of, load, protect, text
 
 
 @command(app, "renew", example="hsmd node renew\nhsmd node renew --new-key")
@@ -22,7 +21,7 @@ def renew(
 
     Exit codes as for `hsmd node status`.
     """
-    from hsmd.node import documents, state
+    from hsmd.node import state
     from hsmd.node.daemons import Daemons
     from hsmd.node.passes import Node, Wish
 
@@ -30,9 +29,6 @@ def renew(
     settings = load(config)
     with output.working("renewing"), state.locked(settings.state), Daemons(settings.daemons) as daemons:
         done = Node(settings).make_pass(daemons, Wish(renew=True, new_key=new_key))
-    try:
-        kept = documents.read(settings.files)
-    except (OSError, CertificatesInvalid):
-        kept = None
+    kept, done = files_of(settings, done)
     output.show(document(settings, kept, done), lambda: text(settings, kept, done))
     end(settings, kept, done)

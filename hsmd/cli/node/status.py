@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from hsmd.anchors.problems import CertificatesInvalid
 from hsmd.cli.base.commands import command
 from hsmd.cli.base.output import Output
-from hsmd.cli.node.options import Config, app, document, end, load, text
+from hsmd.cli.node.options import Config, app, document, end, files_of, load, text
 
 
 @command(app, "status", example="hsmd node status\nhsmd node status --json | jq .level")
@@ -15,13 +14,9 @@ def status(output: Output, config: Config = None) -> None:
     Exit code 0: all is well. 5: the program is served, but something needs attention. 4: there is no valid certificate, or a
     handshake of the last pass failed. `hsmd node check` makes the handshakes now.
     """
-    from hsmd.node import documents, state
+    from hsmd.node import state
 
     settings = load(config)
-    found = state.read(settings.state)
-    try:
-        kept = documents.read(settings.files)
-    except (OSError, CertificatesInvalid):
-        kept = None  # the pass says what is damaged
+    kept, found = files_of(settings, state.read(settings.state))
     output.show(document(settings, kept, found), lambda: text(settings, kept, found))
     end(settings, kept, found)

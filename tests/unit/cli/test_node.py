@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -101,6 +102,33 @@ def test_no_private_key_is_shown(run: Run, file: Path) -> None:
         assert secret not in ran.out + ran.err
 
 
+def test_files_that_cannot_be_read_are_told(run: Run, file: Path) -> None:
+    fill(file.parent)
+    (file.parent / "files" / "current" / "key.pem").write_text("x")
+    ran = run("node", "status", "--config", str(file))
+    assert (ran.code, "the private key file is damaged; make the files anew" in ran.out) == (4, True)
+    ran = run("node", "check", "--config", str(file))
+    assert (ran.code, "the private key file is damaged - make the files anew" in ran.err) == (4, True)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"{}", b"x" * 3_000_000, b'{"passed_at": "2027-03-01T12:00:00", "next_at": "2027-03-01T12:00:00"}'],
+)
+def test_a_state_that_is_lost_or_damaged_is_no_success(run: Run, file: Path, content: bytes) -> None:
+    fill(file.parent)
+    (file.parent / "state" / "state.json").write_bytes(content)
+    ran = run("node", "status", "--config", str(file))
+    assert (ran.code, "no pass was made" in ran.out) == (5, True), ran.err
+
+
+def test_a_pipe_in_place_of_the_state_is_no_state(run: Run, file: Path) -> None:
+    fill(file.parent)
+    (file.parent / "state" / "state.json").unlink()
+    os.mkfifo(file.parent / "state" / "state.json")
+    assert run("node", "status", "--config", str(file)).code == 5
+
+
 def test_nodes_of_one_host_have_files_of_their_own() -> None:
     def wanted(file: str) -> Wanted:
         return _wanted(Path(file), "root", "nginx", [], None, "", "", "", "")
@@ -192,6 +220,20 @@ def test_a_wrong_option_is_named_before_the_token_is_used(
     ran = run("node", "init", *words, *options)
     assert (ran.code, said in ran.err) == (2, True), ran.err
     assert "node.toml" not in ran.err
+    assert not file.parent.exists()
+
+
+def test_directories_that_cannot_be_used_are_told_before_the_token_is_used(run: Run, tmp_path: Path) -> None:
+    token, blocked = tmp_path / "token", tmp_path / "blocked"
+    token.write_text(
+        EnrolmentToken(bytes(ID_BYTES), bytes(SECRET_BYTES), bytes(32), False, "127.0.0.1:1").text()
+    )
+    blocked.write_text("")
+    file = tmp_path / "a" / "node.toml"
+    words = ("--enroll", str(token), "--authority", "root", "--program", "nginx", "--config", str(file))
+    ran = run("node", "init", *words, "--files", str(blocked / "files"))
+    assert (ran.code != 0, str(blocked) in ran.err) == (True, True)
+    assert "127.0.0.1:1" not in ran.err, "no daemon was asked"
     assert not file.parent.exists()
 
 
