@@ -10,7 +10,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
@@ -26,7 +26,7 @@ from hsmd.anchors.problems import CertificatesInvalid
 from hsmd.deployment import trusted, version_directories
 from hsmd.deployment.version_directories import Access
 from hsmd.errors import ConfigurationError, HsmdError
-from hsmd.node.programs import ANCHORS, CHAIN, COMBINED, KEY, LISTS, Program
+from hsmd.node.programs import ANCHORS, CHAIN, COMBINED, KEY, LISTS, UPDATE, Program
 from hsmd.node.tls_keys import TlsKey, public_half
 from hsmd.node.trust import Certificates
 from hsmd.system import directories
@@ -50,6 +50,8 @@ class Kept:
     chain: Certificates
     anchors: Certificates
     lists: RevocationLists = ()
+    update: bytes = b""
+    """What brought the newest anchor (RootCaKeyUpdateContent, DER), while the old one is held, too."""
 
     @property
     def leaf(self) -> x509.Certificate:
@@ -87,7 +89,7 @@ class Kept:
     def with_lists(self, offered: RevocationLists) -> Kept:
         """The same with the newest lists of its authorities, those that are offered among them."""
         issuers = (*self.chain[1:], *self.anchors)
-        return Kept(self.key, self.chain, self.anchors, checked_lists(offered, issuers, self.lists))
+        return replace(self, lists=checked_lists(offered, issuers, self.lists))
 
     def files(self, program: Program) -> dict[str, bytes]:
         """The files by name."""
@@ -97,6 +99,8 @@ class Kept:
             made[KEY] = self.key.pem
         if self.key.pem and program.combined:
             made[COMBINED] = chain + self.key.pem
+        if self.update:
+            made[UPDATE] = self.update
         made[LISTS] = b"".join(each.public_bytes(Encoding.PEM) for each in self.lists)
         return made
 
@@ -119,7 +123,15 @@ def read(home: Path) -> Kept | None:
     chain = pem_bundle.parse(contents[CHAIN], CHAIN)
     key = _key(directory / KEY, chain)
     check_chain(chain, key)
-    return Kept(key, chain, pem_bundle.parse(contents[ANCHORS], ANCHORS), parse_lists(contents[LISTS], LISTS))
+    anchors = pem_bundle.parse(contents[ANCHORS], ANCHORS)
+    return Kept(key, chain, anchors, parse_lists(contents[LISTS], LISTS), _update(directory))
+
+
+def _update(directory: Path) -> bytes:
+    try:
+        return (directory / UPDATE).read_bytes()
+    except FileNotFoundError:
+        return b""
 
 
 def _key(path: Path, chain: Sequence[x509.Certificate]) -> TlsKey:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Protocol
@@ -21,7 +21,7 @@ from hsmd.anchors import pem_bundle
 from hsmd.anchors.problems import CertificatesInvalid, UpdateRefused
 from hsmd.deployment import reloads, version_directories
 from hsmd.deployment.servers import Server
-from hsmd.errors import DeadlineExceeded, HsmdError, ProtocolError, Unavailable
+from hsmd.errors import Conflict, DeadlineExceeded, HsmdError, ProtocolError, Unavailable
 from hsmd.node import documents, probe, renewal, state
 from hsmd.node.config import NodeConfig
 from hsmd.node.documents import Kept, RevocationLists
@@ -87,13 +87,25 @@ class Node:
         except HsmdError as error:  # of the token or agent that has the key
             return self._stop(found, error.text)
         kept = self._ask(daemons, kept, found, wish)
+        return self._install(kept, found, daemons.used)
+
+    def change(self, alter: Callable[[Kept], Kept]) -> NodeState:
+        """Change what is kept, and have it loaded. Raises what `alter` raises, OSError, CertificatesInvalid, Conflict."""
+        kept = documents.read(self._config.files)
+        if kept is None:
+            raise Conflict("the node keeps nothing yet: hsmd node renew")
+        found = _Found(state.read(self._config.state))
+        return self._install(alter(kept), found, "")
+
+    def _install(self, kept: Kept | None, found: _Found, used: str) -> NodeState:
+        """Write, load and probe; the new state is stored."""
         version = self._write(kept, found) if kept is not None and kept.chain else ""
         found = self._load(version, found)
         if version and kept is not None:
             found.note(probes=self._probe(kept, reloaded=found.reloaded))
-        done = self._finish(found, kept, daemons.used)
-        state.write(config.state, done)
-        _log(before, done)
+        done = self._finish(found, kept, used)
+        state.write(self._config.state, done)
+        _log(found.before, done)
         return done
 
     def check(self) -> list[Outcome]:
@@ -170,8 +182,7 @@ class Node:
         except UpdateRefused as error:
             found.note(trust_error=error.text)
             anchors = held.anchors
-        refreshed_one = Kept(held.key, held.chain, anchors, held.lists)
-        return refreshed_one.with_lists(lists), lists
+        return replace(held, anchors=anchors).with_lists(lists), lists
 
     def _needs_certificate(self, kept: Kept, wish: Wish) -> bool:
         if not kept.chain or wish.renew or wish.new_key or kept.is_revoked:
@@ -232,7 +243,7 @@ class Node:
         """The same with this key and chain. Raises CertificatesInvalid if they are of no use now."""
         documents.check_chain(chain, key, self._now())
         documents.check_anchored(chain, kept.anchors)
-        return Kept(key, chain, kept.anchors, kept.lists)
+        return replace(kept, key=key, chain=chain)
 
     def _write(self, kept: Kept, found: _Found) -> str:
         """The version that is current then; empty if it cannot be written."""

@@ -15,6 +15,8 @@ COMBINED = "combined.pem"
 """Chain and key in one file, as HAProxy loads them."""
 ANCHORS = "anchors.pem"
 LISTS = "lists.pem"
+UPDATE = "update.der"
+"""What brought a new anchor, while the old one is held, too."""
 SECRET = frozenset({KEY, COMBINED})
 
 

@@ -2,7 +2,20 @@
 
 # isort: off
 from hsmd.cli.ca.options import app
-from hsmd.cli.ca import init, issue, renew, revoke, crl, allow, disallow, allowed, show, list as list_
+from hsmd.cli.ca import init, issue, renew, revoke, crl, link, allow, disallow, allowed, show, list as list_
 # isort: on
 
-__all__ = ["allow", "allowed", "app", "crl", "disallow", "init", "issue", "list_", "renew", "revoke", "show"]
+__all__ = [
+    "allow",
+    "allowed",
+    "app",
+    "crl",
+    "disallow",
+    "init",
+    "issue",
+    "link",
+    "list_",
+    "renew",
+    "revoke",
+    "show",
+]

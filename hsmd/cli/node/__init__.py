@@ -2,7 +2,7 @@
 
 # isort: off
 from hsmd.cli.node.options import app
-from hsmd.cli.node import init, run, status, check, renew, install
+from hsmd.cli.node import init, run, status, check, renew, anchor, install
 # isort: on
 
-__all__ = ["app", "check", "init", "install", "renew", "run", "status"]
+__all__ = ["anchor", "app", "check", "init", "install", "renew", "run", "status"]

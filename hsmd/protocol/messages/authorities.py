@@ -198,6 +198,8 @@ class CaIssue(Request, tag="ca.issue"):
     emails: Names = []
     term_s: OptionalSeconds = 0
     """How long it is valid; 0 for as long as the authority may say."""
+    link: bool = False
+    """With the profile `issuing`: a link to the key of the next authority, which keeps its own certificate."""
 
 
 class CaRenew(Request, tag="ca.renew"):

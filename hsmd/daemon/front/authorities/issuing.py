@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from hashlib import sha256
 
@@ -81,12 +81,15 @@ class Issuing:
         """A certificate and its chain in PEM. The chain is stored for a key that the daemon serves. Raises HsmdError."""
         if bool(request.key) == bool(request.request):
             raise BadRequest("key: give either the name of a key or a certificate request")
+        if request.link and (request.profile != ISSUING or not request.key):
+            raise BadRequest("link: it is for the key of another authority, with the profile issuing")
         if request.profile not in (*USES, ISSUING):
             raise BadRequest(f"profile: choose one of {', '.join((*USES, ISSUING))}")
         authority = await self.read(request.authority)
         if request.key:
             wanted = await self._cache.read(lambda tx: _wanted_key(tx, request))
             _check_next_token(authority, wanted)
+            wanted = replace(wanted, of=None) if request.link else wanted
         else:
             wanted = await in_thread(_wanted_by_request, request)
         term = authority.term(request.term_s, _longest(authority, wanted.profile), self._now())
@@ -383,9 +386,10 @@ def _wanted_again(tx: Transaction, old: IssuedRecord) -> Wanted:
     if old.profile == ISSUING:
         if key is None:
             raise Conflict("the authority that this certificate is for is not served any more")
-        return Wanted(
-            ISSUING, spki, old.key_digest, certificate.subject, (), of=key, below=Authority.read(tx, key.name)
-        )
+        below = Authority.read(tx, key.name)
+        # A link is not the certificate that the authority has.
+        of = key if below.chain and below.chain[0] == certificate else None
+        return Wanted(ISSUING, spki, old.key_digest, certificate.subject, (), of=of, below=below)
     try:
         names = tuple(certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
     except x509.ExtensionNotFound:
