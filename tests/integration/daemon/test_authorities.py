@@ -183,6 +183,9 @@ def test_errors_name_the_member(
 
 
 def test_lists_come_in_pages_and_auditors_read_them(shared_daemon: Daemon, ask: Ask) -> None:
+    for name in ("d.example.com", "e.example.com"):
+        csr = request_of(ec.generate_private_key(ec.SECP256R1()), name)
+        ask(messages.CaIssue("issuing", "server", request=csr))
     everything = ask(messages.CaCertificates("issuing", limit=500)).certificates
     first = shared_daemon.ask(messages.CaCertificates("issuing", limit=1), client=AUDITOR)
     assert (first.certificates, first.more) == (everything[:1], True)
