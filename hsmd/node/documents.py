@@ -129,7 +129,7 @@ def read(home: Path) -> Kept | None:
 
 def _update(directory: Path) -> bytes:
     try:
-        return (directory / UPDATE).read_bytes()
+        return read_file(directory / UPDATE, MAX_BYTES)
     except FileNotFoundError:
         return b""
 

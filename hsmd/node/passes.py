@@ -89,13 +89,25 @@ class Node:
         kept = self._ask(daemons, kept, found, wish)
         return self._install(kept, found, daemons.used)
 
-    def change(self, alter: Callable[[Kept], Kept]) -> NodeState:
-        """Change what is kept, and have it loaded. Raises what `alter` raises, OSError, CertificatesInvalid, Conflict."""
-        kept = documents.read(self._config.files)
-        if kept is None:
+    def change(self, alter: Callable[[Kept], Kept], daemons: Asks) -> NodeState:
+        """Change what is kept, and have it loaded. Raises what `alter` raises, OSError, CertificatesInvalid, Conflict.
+
+        A new anchor comes with the revocation lists of its authority: servers that look at lists refuse its certificates
+        without one.
+        """
+        before = documents.read(self._config.files)
+        if before is None:
             raise Conflict("the node keeps nothing yet: hsmd node renew")
         found = _Found(state.read(self._config.state))
-        return self._install(alter(kept), found, "")
+        kept = alter(before)
+        with _Noting(found, self._config.files):
+            kept, _ = self._refresh(daemons, kept, found)
+        if before.has_all_lists and not kept.has_all_lists:
+            found.note(
+                trust_error="there is no revocation list of the new authority yet, so servers that look at lists would refuse"
+                " its certificates; an operator signs one: hsmd ca crl"
+            )
+        return self._install(kept, found, daemons.used)
 
     def _install(self, kept: Kept | None, found: _Found, used: str) -> NodeState:
         """Write, load and probe; the new state is stored."""
@@ -148,19 +160,13 @@ class Node:
     def _ask(self, daemons: Asks, kept: Kept | None, found: _Found, wish: Wish) -> Kept | None:
         """Anchors and lists as the daemon has them, and a new certificate if one is due. Failures are noted."""
         offered: RevocationLists = ()
-        try:
+        with _Noting(found, self._config.files):
             kept, offered = self._refresh(daemons, kept, found)
             if (served := self._config.keys.served()) is not None:
                 kept = self._follow(kept, *served, found)
             elif self._needs_certificate(kept, wish) and self._may_ask(wish, found):
                 kept = self._renew(daemons, kept, wish, found)
                 found.note(renewed_at=self._now())
-        except (UpdateRefused, CertificatesInvalid) as error:
-            found.note(trust_error=error.text)
-        except HsmdError as error:
-            found.note(daemon_error=error.text)
-        except OSError as error:
-            found.note(files_error=documents.fault_of(error, self._config.files))
         # With the authorities of the chain that is there now: the first certificate brings some.
         kept = None if kept is None else kept.with_lists(offered)
         if kept is not None and (ended := kept.ended_lists(self._now())):
@@ -342,6 +348,26 @@ class _Found:
             "probes": (),
         }
         return msgspec.structs.replace(self.before, **{**fresh, **self.values, **values})
+
+
+class _Noting:
+    """What daemons refuse, or cannot be asked, is a problem of the pass and does not end it; nor do keys that cannot be read."""
+
+    def __init__(self, found: _Found, files: Path) -> None:
+        self._found = found
+        self._files = files
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        if isinstance(error, UpdateRefused | CertificatesInvalid):
+            self._found.note(trust_error=error.text)
+        elif isinstance(error, HsmdError):
+            self._found.note(daemon_error=error.text)
+        elif isinstance(error, OSError):
+            self._found.note(files_error=documents.fault_of(error, self._files))
+        return isinstance(error, HsmdError | OSError)
 
 
 def _dates(leaf: x509.Certificate) -> tuple[datetime, datetime]:

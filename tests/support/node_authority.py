@@ -47,6 +47,8 @@ class NodeAuthority:
     list_number: int = 0
     above: NodeAuthority | None = None
     """The root that has certified it; None for a root."""
+    after: NodeAuthority | None = None
+    """The next generation, whose lists a daemon gives, too."""
 
     def __post_init__(self) -> None:
         self.anchors = [(self.above or self).root()]
@@ -61,8 +63,10 @@ class NodeAuthority:
             raise self.fault
         if isinstance(request, NodeTrust):
             pem = b"".join(each.public_bytes(Encoding.PEM) for each in self.anchors)
-            authorities = [self] if self.above is None else [self, self.above]
-            lists = b"".join(each.list().public_bytes(Encoding.PEM) for each in authorities)
+            authorities = (self, self.above, self.after)
+            lists = b"".join(
+                each.list().public_bytes(Encoding.PEM) for each in authorities if each is not None
+            )
             return NodeAnchors(pem.decode(), lists.decode())
         assert isinstance(request, NodeCertificate)
         csr = x509.load_pem_x509_csr(request.request.encode())

@@ -46,7 +46,8 @@ def add(
 ) -> None:
     """Trust the next key of a CA, too: its certificate is taken if a link by a key that the node trusts leads to it.
 
-    The old anchor stays. The program is reloaded, and the handshakes are made.
+    The old anchor stays. The revocation list of the new authority comes from the daemon. The program is reloaded, and the
+    handshakes are made.
     """
     from hsmd.node.generations import with_next_anchor
 
@@ -77,11 +78,16 @@ def retire(output: Output, config: Config = None) -> None:
 
 def _change(output: Output, config: Path | None, alter: Callable[[Kept], Kept]) -> None:
     from hsmd.node import documents, state
+    from hsmd.node.daemons import Daemons
     from hsmd.node.passes import Node
 
     settings = load(config)
-    with output.working("changing the anchors"), state.locked(settings.state):
-        done = Node(settings).change(alter)
+    with (
+        output.working("changing the anchors"),
+        state.locked(settings.state),
+        Daemons(settings.daemons) as daemons,
+    ):
+        done = Node(settings).change(alter, daemons)
     kept = documents.read(settings.files)
     output.show(document(settings, kept, done), lambda: text(settings, kept, done))
     end(settings, kept, done)

@@ -513,3 +513,21 @@ def test_a_check_is_remembered(node: Node, config: NodeConfig, authority: NodeAu
     )
     assert [each.error for each in well.check()] == [""]
     assert state.read(config.state).is_well
+
+
+def test_a_new_anchor_comes_with_the_list_of_its_authority_or_is_no_success(
+    node: Node, config: NodeConfig, authority: NodeAuthority, clock: Clock
+) -> None:
+    node.make_pass(authority)
+    following = NodeAuthority(clock, common_name="Example CA 2")
+
+    def add(before: Kept) -> Kept:
+        return replace(before, anchors=(*before.anchors, following.root()))
+
+    done = node.change(add, authority)
+    assert "no revocation list of the new authority" in done.problems[0]
+    authority.after = following
+    done = node.change(lambda before: before, authority)
+    assert done.problems == []
+    assert kept(config).has_all_lists
+    assert len(kept(config).anchors) == 2

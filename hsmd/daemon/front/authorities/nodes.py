@@ -5,7 +5,7 @@ A node is a client like any other, perhaps a hostile one: of its request only th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
 from hashlib import sha256
@@ -142,8 +142,22 @@ def _trust(tx: Transaction, client: str, name: str) -> tuple[str, str]:
     for each in known:  # one whose certificate was renewed since it certified those below
         if each.chain and _spki(each.chain[0]) == _spki(anchor) and pki.is_self_signed(each.chain[0]):
             anchor = each.chain[0]
+    known += _generations(tx, known)
     lists = {each.record.key: each.record.list_der for each in known if each.record.list_der}
     return pem(anchor), "".join(pem(x509.load_der_x509_crl(document)) for document in lists.values())
+
+
+def _generations(tx: Transaction, known: Sequence[Authority]) -> list[Authority]:
+    """The authorities before and behind these: while two generations are trusted, peers look at the lists of both."""
+    digests = {each.key.digest.hex() for each in known}
+    following = {each.constraints.next_key for each in known} - {""}
+    found = [Authority.read(tx, record.key) for record in tx.authorities.page("", _AUTHORITIES).items]
+    return [
+        each
+        for each in found
+        if each.key.digest.hex() not in digests
+        and (each.key.digest.hex() in following or each.constraints.next_key in digests)
+    ]
 
 
 def _chain_to_anchor(tx: Transaction, authority: Authority) -> list[x509.Certificate]:
