@@ -701,7 +701,7 @@ def test_a_reader_that_has_gone_is_no_fault_of_the_interpreter() -> None:
     assert (done.returncode in (0, 1), done.stderr) == (True, b"")
 
 
-NEVER_GIVEN = {"after", "cursor", "first", "keys", "limit", "served", "weaknesses"}
+NEVER_GIVEN = {"after", "cursor", "first", "keys", "limit", "link", "served", "weaknesses"}
 """Members of requests that commands fill in by themselves."""
 MADE_BY_OWNERS = {
     "before", "checkers", "envelope", "nonce", "open", "possession", "possession_kind", "public", "signature", "succession",
