@@ -33,6 +33,7 @@ class Service:
         self._awake = threading.Event()
         self._stopping = False
         self._outdated = False
+        self._begun = False
 
     def stop(self) -> None:
         """End after the pass that is being made."""
@@ -69,6 +70,7 @@ class Service:
         """When the next one is to be made."""
         try:
             with state.locked(config.state), Daemons(config.daemons) as daemons:
+                known = state.read(config.state).problems
                 done = Node(config, now=self._now).make_pass(daemons)
         except (Conflict, OSError) as error:
             log.error("node.no_pass", error=error.text if isinstance(error, Conflict) else str(error))
@@ -78,8 +80,17 @@ class Service:
             # of such an error may hold anything.
             log.error("node.no_pass", error=f"internal error: {type(error).__name__}")
             return self._now() + RETRY
+        self._tell_known(known, done)
         sd_notify.notify(f"STATUS={_status(done)}")
         return done.next_at or self._now() + RETRY
+
+    def _tell_known(self, known: list[str], done: NodeState) -> None:
+        """Log at the start what was a problem before it, too: passes log only what is new."""
+        if not self._begun:
+            self._begun = True
+            for text in done.problems:
+                if text in known:
+                    log.warning("node.problem", error=text)
 
 
 def main(file: Path, level: str = "info") -> None:
