@@ -46,8 +46,9 @@ CASES = [
     (Apache, "cache", ALL, "all", [], "reload"),
     # A reload or restart alone leaves most sessions, but not with each release of OpenSSL.
     (Apache, "key-file", TICKETS, "all", [], "new ticket key"),
-    (Python, "default", ALL, "lists", ["reload"], "new-context"),
-    (Python, "default", ALL, "all", [], "new-context"),
+    # Whether session IDs of TLS 1.2 are resumed without tickets differs with the release of Python.
+    (Python, "default", TICKETS, "lists", ["reload"], "new-context"),
+    (Python, "default", TICKETS, "all", [], "new-context"),
 ]
 
 
@@ -103,10 +104,10 @@ def test_a_python_server_without_sessions(files: Files) -> None:
     """`num_tickets = 0` is for TLS 1.3; TLS 1.2 has sessions as before."""
     with closing(Python(files, "no-tickets")) as server:
         resumed = {}
-        for way in ALL:
+        for way in TICKETS:
             client = Client(files, server.port, way)
             resumed[way] = client.visit(client.visit().session).resumed
-        assert resumed == {"1.2": True, "1.2-id": True, "1.3": False}
+        assert resumed == {"1.2": True, "1.3": False}
 
 
 @pytest.mark.parametrize("way", ALL)
