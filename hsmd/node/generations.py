@@ -32,16 +32,17 @@ def with_next_anchor(kept: Kept, update: bytes, now: datetime, approved: bytes =
 
 
 def without_old_anchor(kept: Kept) -> Kept:
-    """Drop the anchor that issued the link, and the update. The new one verifies once more under the key from the link.
+    """Drop the anchor that issued the link, and the update. The new one verifies once more under the key from the link; its
+    certificate may have been renewed since it was taken.
 
     Raises Conflict if no new anchor was taken, or this node's certificate does not lead to it yet: counterparts that have
     dropped the old one would refuse it.
     """
     if not kept.update:
         raise Conflict("no new anchor was taken; the first step is: hsmd node anchor add FILE")
-    update = RootUpdate.decode(kept.update)
-    new, link = update.new_with_new, update.new_with_old
-    if link is None or new not in kept.anchors or not is_issued_by(new, link):
+    link = RootUpdate.decode(kept.update).new_with_old
+    new = None if link is None else next((each for each in kept.anchors if is_issued_by(each, link)), None)
+    if link is None or new is None:
         raise UpdateRefused(
             "the new anchor is not the one that the link certifies; set the node up again: hsmd node init --again"
         )

@@ -34,7 +34,7 @@ def serve(connection: socket.socket, context: ssl.SSLContext) -> None:
 
 
 def main() -> None:
-    """Serve for ever."""
+    """Serve until it is killed."""
     port, files = int(sys.argv[1]), Path(sys.argv[2])
     contexts = [load(files)]
     signal.signal(signal.SIGHUP, lambda *_: contexts.append(load(files)))

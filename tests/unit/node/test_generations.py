@@ -90,3 +90,10 @@ def test_a_new_anchor_that_was_exchanged_is_found_out() -> None:
     for anchors in ((COMMITTED,), (COMMITTED, OTHER_ROOT)):
         with pytest.raises(UpdateRefused):
             without_old_anchor(replace(taken, anchors=anchors))
+
+
+def test_a_new_anchor_whose_certificate_was_renewed_meanwhile_is_the_same_anchor() -> None:
+    taken = with_next_anchor(kept(COMMITTED), UPDATE, MOMENT)
+    renewed = certificate(NEW, NEW, ends=2000, serial=7)
+    chain = kept(issuer=NEW).chain
+    assert without_old_anchor(replace(taken, anchors=(COMMITTED, renewed), chain=chain)).anchors == (renewed,)
